@@ -1,0 +1,1 @@
+"""The ROS shell of the top floor."""

@@ -1,0 +1,1 @@
+"""From rosbags to labelled episodes to a better policy."""

@@ -1,0 +1,1 @@
+"""The ROS shell of recap_learner: the only modules here that import rclpy."""

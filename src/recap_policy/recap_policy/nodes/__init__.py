@@ -1,0 +1,1 @@
+"""The ROS shell of recap_policy: the only modules here that import rclpy."""

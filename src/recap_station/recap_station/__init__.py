@@ -1,0 +1,1 @@
+"""The cell's contract, bags, simulator and drivers: the ground floor."""

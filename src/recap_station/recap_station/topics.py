@@ -1,0 +1,51 @@
+"""Names and types of the topics, in one place: publishers, recorder, converter and policy read it here.
+
+Names are relative; the launch namespace goes in front.
+"""
+
+from __future__ import annotations
+
+from recap_station.contract import Station
+
+JOINT_STATES = "joint_states"
+JOINT_COMMAND = "joint_command"  # published by the arbiter alone; header.frame_id names the source followed
+POLICY_COMMAND = "policy/joint_command"
+POLICY_CHUNK = "policy/action_chunk"
+TELEOP_COMMAND = "teleop/joint_command"
+CONTROL_MODE = "control_mode"
+EPISODE = "episode"
+VALUE = "value"
+JOY = "joy"
+LEADER_STATES = "leader/joint_states"
+SIM_TRUTH = "sim/truth"
+
+JOINT_STATE_TYPE = "sensor_msgs/msg/JointState"
+IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
+CHUNK_TYPE = "recap_interfaces/msg/ActionChunk"
+MODE_TYPE = "recap_interfaces/msg/ControlMode"
+EPISODE_TYPE = "recap_interfaces/msg/Episode"
+VALUE_TYPE = "recap_interfaces/msg/ValueEstimate"
+TRUTH_TYPE = "recap_interfaces/msg/SimTruth"
+
+LATCHED = frozenset({CONTROL_MODE, EPISODE})  # transient-local, depth 1
+
+
+def image_topic(camera: str) -> str:
+    return f"{camera}/image_raw/compressed"
+
+
+def recorded_topics(station: Station) -> dict[str, str]:
+    """Every topic that belongs in an attempt's bag → its message type."""
+    topics = {
+        JOINT_STATES: JOINT_STATE_TYPE,
+        JOINT_COMMAND: JOINT_STATE_TYPE,
+        POLICY_COMMAND: JOINT_STATE_TYPE,
+        POLICY_CHUNK: CHUNK_TYPE,
+        TELEOP_COMMAND: JOINT_STATE_TYPE,
+        CONTROL_MODE: MODE_TYPE,
+        EPISODE: EPISODE_TYPE,
+        VALUE: VALUE_TYPE,
+        SIM_TRUTH: TRUTH_TYPE,
+    }
+    topics.update({image_topic(camera): IMAGE_TYPE for camera in station.camera_names})
+    return topics

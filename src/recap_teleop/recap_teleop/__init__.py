@@ -1,0 +1,1 @@
+"""Takeover: pedal, modes, arbiter, episode control and recorder."""
