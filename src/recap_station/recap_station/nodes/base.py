@@ -1,0 +1,432 @@
+"""What every node of the project is built on: lifecycle, parameters, steady ticks, diagnostics, a clean end.
+
+A node names itself, lists its parameters, and fills in hooks::
+
+    class Blinker(RecapNode):
+        NAME = "blinker"
+        PARAMETERS = (Param("rate_hz", 50.0, "how often to blink", "Hz", 1.0, 200.0),)
+
+        def configure(self) -> None:              # self.station and self.task are loaded; raise to refuse
+            self.lamp = self.create_publisher(Bool, "lamp", qos.COMMAND)
+
+        def activate(self) -> None:               # tickers made here are destroyed on deactivation
+            self.create_ticker(self.param("rate_hz"), self.tick)
+
+        def shutdown(self) -> None: ...           # called once on the way out
+
+    def main() -> None:
+        run(Blinker)
+
+Hooks may raise: the traceback is logged and the transition returns ERROR. Callbacks of subscriptions,
+timers and services may raise too: the error is logged at most once a second, counted in /diagnostics,
+and a service answers `success: false` with the error as its message. No callback ends a node.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import inspect
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, ClassVar
+
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.signals import SignalHandlerOptions
+
+from recap_station.contract import ContractError, Station, Task, load_station, load_task
+from recap_station.nodes import qos
+from recap_station.ticks import TickStatistics
+
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+@dataclass(frozen=True)
+class Param:
+    """One row of a node's parameter table. Ranges are inclusive and apply to numbers only."""
+
+    name: str
+    default: bool | int | float | str | list[str] | list[int] | list[float]
+    description: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    read_only: bool = True
+
+
+COMMON = (
+    Param("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
+    Param("task", "handover_insert", "task: a name in config/tasks, or a path to a YAML"),
+    Param("autostart", True, "configure and activate without a lifecycle manager"),
+    Param("use_sim", True, "the robot cell is the simulated one"),
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of /diagnostics: `<node>: <name>` with a level, a message and values to plot."""
+
+    name: str
+    level: bytes
+    message: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Ticker:
+    """A drift-free steady tick: rcl keeps the schedule, this keeps the statistics.
+
+    The schedule is start + k·period on the steady clock whatever the callback takes; a tick that could
+    not run before the next one was due is counted as missed and not run late.
+    """
+
+    def __init__(self, node: RecapNode, rate_hz: float, callback: Callable[[], None], name: str):
+        self.name = name
+        self.statistics = TickStatistics(1.0 / rate_hz)
+        self._callback = callback
+        self._timer = node.create_timer(1.0 / rate_hz, self._fire, clock=STEADY)
+
+    def _fire(self) -> None:
+        now = time.monotonic_ns()
+        self.statistics.tick(now, now + self._timer.time_until_next_call())
+        try:
+            self._callback()
+        finally:
+            self.statistics.done(time.monotonic_ns())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self._timer.destroy()
+
+
+class RecapNode(LifecycleNode):
+    """Base of all nodes. See the module's text for what a subclass fills in."""
+
+    NAME: ClassVar[str] = "node"
+    PARAMETERS: ClassVar[tuple[Param, ...]] = ()
+
+    station: Station
+    task: Task
+
+    def __init__(self, **node_options: Any):
+        self._errors: dict[str, int] = {}
+        self._last_error = ""
+        self._last_logged: dict[str, float] = {}
+        self._tickers: list[Ticker] = []
+        self.active = False
+        self._configured = False
+        self.start_error: Exception | None = None
+        super().__init__(self.NAME, **node_options)
+        self._defaults: dict[str, Any] = {}
+        for row in (*COMMON, *self.PARAMETERS):
+            self._declare(row)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
+        self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
+
+    # --- what a subclass fills in ---------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Create publishers, subscriptions and services. Raise to refuse."""
+
+    def activate(self) -> None:
+        """Start ticking."""
+
+    def deactivate(self) -> None:
+        """Stop; tickers are cancelled by the base class."""
+
+    def cleanup(self) -> None:
+        """Release what configure() took."""
+
+    def shutdown(self) -> None:
+        """Called once on the way out of a node that had been configured; the ROS context is still valid."""
+
+    def diagnose(self) -> Iterable[Status]:
+        """More lines for /diagnostics, asked for once a second."""
+        return ()
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def param(self, name: str) -> Any:
+        """Value of a declared parameter."""
+        return self.get_parameter(name).value
+
+    def create_ticker(self, rate_hz: float, callback: Callable[[], None], name: str = "loop") -> Ticker:
+        """Call `callback` at a steady rate until deactivation; its timing is in /diagnostics."""
+        ticker = Ticker(self, rate_hz, callback, name)
+        self._tickers.append(ticker)
+        return ticker
+
+    def now_ns(self) -> int:
+        """ROS time, for stamps in messages."""
+        return self.get_clock().now().nanoseconds
+
+    def complain(self, key: str, text: str) -> None:
+        """Log an error at most once a second per key, and count it for /diagnostics."""
+        self._errors[key] = self._errors.get(key, 0) + 1
+        self._last_error = text.strip().splitlines()[-1]
+        now = time.monotonic()
+        if now - self._last_logged.get(key, -1e9) >= 1.0:
+            self._last_logged[key] = now
+            self.get_logger().error(f"{key}: {text}")
+
+    # --- callbacks that cannot end the node ---------------------------------------------------------
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().create_subscription(msg_type, topic, self._guard(topic, callback), *args, **kwargs)
+
+    def create_timer(self, period: float, callback: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        name = getattr(callback, "__qualname__", "timer")
+        return super().create_timer(period, self._guard(name, callback), *args, **kwargs)
+
+    def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return super().create_service(srv_type, name, self._guard(name, callback), *args, **kwargs)
+
+    def _guard(self, key: str, callback: Any) -> Any:
+        def failed(args: tuple[Any, ...]) -> Any:
+            error = sys.exc_info()[1]
+            line = _line(error)
+            self.complain(key, line if isinstance(error, ContractError) else traceback.format_exc())
+            if len(args) == 2 and hasattr(args[1], "success"):  # a service: answer instead of leaving it open
+                args[1].success = False
+                if hasattr(args[1], "message"):
+                    args[1].message = line
+                return args[1]
+            return None
+
+        if inspect.iscoroutinefunction(callback):
+
+            @functools.wraps(callback)
+            async def guarded_async(*args: Any) -> Any:
+                try:
+                    return await callback(*args)
+                except Exception:
+                    return failed(args)
+
+            return guarded_async
+
+        @functools.wraps(callback)
+        def guarded(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception:
+                return failed(args)
+
+        return guarded
+
+    # --- lifecycle --------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._transition("configure", self._configure)
+        self._configured = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._transition("activate", self.activate)
+        self.active = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_tickers()
+        return self._transition("deactivate", self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("cleanup", self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_tickers()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_tickers()
+        return TransitionCallbackReturn.SUCCESS
+
+    def start(self) -> None:
+        """Configure and activate. Raises what the hook raised."""
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise self.start_error or RuntimeError(f"{self.NAME} did not start")
+
+    def end(self) -> None:
+        """Stop ticking and call shutdown() where configure() had succeeded."""
+        self._stop_tickers()
+        if self._configured:
+            self._configured = False
+            self.shutdown()
+
+    def _transition(self, name: str, hook: Callable[[], Any]) -> TransitionCallbackReturn:
+        try:
+            hook()
+        except Exception as error:
+            self.start_error = error
+            if not isinstance(error, ContractError):
+                self.get_logger().error(f"{name} failed\n{traceback.format_exc()}")
+            elif not self.param("autostart"):  # else run() prints the line
+                self.get_logger().error(f"{name} failed: {_line(error)}")
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        self.station = load_station(self.param("station"))
+        self.task = load_task(self.param("task"))
+        self.configure()
+
+    def _stop_tickers(self) -> None:
+        self.active = False
+        for ticker in self._tickers:
+            ticker.cancel()
+        self._tickers.clear()
+
+    # --- parameters -------------------------------------------------------------------------------
+
+    def _declare(self, row: Param) -> None:
+        text = f"{row.description} [{row.unit}]" if row.unit else row.description
+        descriptor = ParameterDescriptor(name=row.name, description=text, read_only=row.read_only)
+        if row.low is not None or row.high is not None:
+            low = -1e300 if row.low is None else row.low
+            high = 1e300 if row.high is None else row.high
+            if isinstance(row.default, float):
+                floats = FloatingPointRange(from_value=float(low), to_value=float(high))
+                descriptor.floating_point_range = [floats]
+            else:
+                bound = 2**63 - 1
+                integers = IntegerRange(from_value=int(max(low, -bound)), to_value=int(min(high, bound)))
+                descriptor.integer_range = [integers]
+        given = self._parameter_overrides.get(row.name)
+        if isinstance(row.default, float) and given is not None and isinstance(given.value, int):
+            # `rate_hz:=50` on a command line is an integer to ROS; a person means 50.0.
+            self._parameter_overrides[row.name] = RosParameter(row.name, value=float(given.value))
+        try:
+            self.declare_parameter(row.name, row.default, descriptor)
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            wanted = type(row.default).__name__
+            if row.low is not None or row.high is not None:
+                wanted += f" in {row.low} .. {row.high}"
+            found = given.value if given is not None else row.default
+            raise ContractError(f"parameter {row.name}: wanted {wanted}, found {found!r}") from error
+
+    # --- diagnostics ------------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        lines = []
+        for ticker in self._tickers:
+            timing = ticker.statistics.summary()
+            late = timing["period_p99_ms"] > 1.5e3 * ticker.statistics.period_s
+            text = f"{timing['rate_hz']:.2f} Hz, period p99 {timing['period_p99_ms']:.2f} ms"
+            if timing["missed"]:
+                text += f", {timing['missed']} ticks missed"
+            lines.append(Status(ticker.name, WARN if late else OK, text, timing))
+        errors = sum(self._errors.values())
+        if errors:
+            text = f"{errors} errors, last: {self._last_error}"
+            lines.append(Status("callbacks", WARN, text, dict(self._errors)))
+        try:
+            lines += self.diagnose()
+        except Exception:
+            self.complain("diagnose", traceback.format_exc())
+        if not lines:
+            lines.append(Status("state", OK, "active" if self.active else "not active"))
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        prefix = self.get_fully_qualified_name().lstrip("/")
+        for line in lines:
+            values = [KeyValue(key=key, value=_short(value)) for key, value in line.values.items()]
+            message.status.append(
+                DiagnosticStatus(
+                    level=line.level, name=f"{prefix}: {line.name}", message=line.message,
+                    hardware_id=prefix, values=values,
+                )
+            )  # fmt: skip
+        self._diagnostics.publish(message)
+
+
+def to_time(stamp_ns: int) -> Time:
+    """int ns → builtin_interfaces/Time."""
+    return Time(sec=int(stamp_ns // 1_000_000_000), nanosec=int(stamp_ns % 1_000_000_000))
+
+
+def to_ns(stamp: Time) -> int:
+    """builtin_interfaces/Time → int ns."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
+    """Main of a node: spin until SIGINT or SIGTERM, then shutdown() and exit 0 within a second.
+
+    Exits 1 with one line on stderr when the node refuses to start (wrong contract, wrong parameter).
+    """
+    sys.exit(_run(node_class, argv))
+
+
+def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
+    stop = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = True
+
+    # Own handlers instead of rclpy's: those invalidate the context before shutdown() could still speak.
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    node: RecapNode | None = None
+    code = 0
+    try:
+        rclpy.init(
+            args=list(argv) if argv is not None else None,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        node = node_class()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.param("autostart"):
+            node.start()
+        gc.collect()
+        gc.freeze()  # what start-up made stays: collections during ticks need not look at it again
+        while not stop:
+            executor.spin_once(timeout_sec=0.1)
+    except ContractError as error:
+        print(f"recap {node_class.NAME}: {_line(error)}", file=sys.stderr)
+        code = 1
+    except Exception as error:
+        if node is None or node.start_error is not error:  # else it was logged with its traceback
+            traceback.print_exc()
+        print(f"recap {node_class.NAME}: {_line(error)}", file=sys.stderr)
+        code = 1
+    if node is not None:
+        try:
+            node.end()
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if node is not None and code == 0:
+        node.destroy_node()
+    if rclpy.ok():
+        rclpy.shutdown()
+    return code
+
+
+def _line(error: BaseException | None) -> str:
+    return f"{error}".replace("\n", " ") or type(error).__name__
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+__all__ = [
+    "COMMON", "ERROR", "OK", "WARN", "Param", "RecapNode", "Status", "Ticker", "run", "to_ns", "to_time",
+]  # fmt: skip
