@@ -1,0 +1,293 @@
+"""Attempts in the simulated cell without ROS and faster than real time.
+
+The same policy, arbiter, scripted operator and bag writer as on the robot, stepped tick by tick on
+simulated time; only the transport is missing. Each worker process has its own cell and policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from recap_station import bags, topics
+from recap_station.contract import Station, Task, load_station, load_task
+from recap_station.sim.cell import Cell
+from recap_station.sim.expert import STYLES, Expert
+from recap_teleop.arbiter import Arbiter
+from recap_teleop.episode import episode_id
+from recap_teleop.modes import Mode
+from recap_teleop.operator import Operator
+from recap_teleop.recorder import EpisodeRecorder
+
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What to run. Exactly one of `styles` (scripted demonstrations, one drawn per attempt with the
+    given odds) and `checkpoint` (the policy) is set.
+
+    operator: share of attempts that the scripted operator watches and corrects. camera_hz: rate at
+    which images are rendered and recorded (the policy also sees a fresh image whenever it infers).
+    latency_ticks: ticks between an observation and its chunk, as measured live. bags: where to
+    record; None records nothing.
+    """
+
+    station: str
+    task: str
+    styles: dict[str, float] | None = None
+    checkpoint: Path | None = None
+    beta: float = 1.0
+    operator: float = 0.0
+    execute_steps: int = 25
+    latency_ticks: int = 2
+    camera_hz: float = 10.0
+    bags: Path | None = None
+    source: str = "rollout"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Outcome of one attempt. correction: share of ticks that a person commanded."""
+
+    seed: int
+    success: bool
+    reason: str
+    duration_s: float
+    takeovers: int
+    correction: float
+    style: str = ""
+    bag: str = ""
+
+
+def run_attempts(
+    rollouts: Rollouts,
+    seeds: Sequence[int],
+    workers: int = 2,
+    progress: Callable[[float, str], None] | None = None,
+) -> list[Attempt]:
+    """Run one attempt a seed, in the order of the seeds. The outcome of a seed depends on it alone."""
+    if (rollouts.styles is None) == (rollouts.checkpoint is None):
+        raise ValueError("wanted either demonstration styles or a checkpoint")
+    started = time.monotonic()
+    results: list[Attempt] = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (rollouts,)) as pool:
+        for attempt in pool.map(_run_seed, seeds):
+            results.append(attempt)
+            if progress:
+                left = (time.monotonic() - started) / len(results) * (len(seeds) - len(results))
+                won = sum(a.success for a in results)
+                progress(
+                    len(results) / len(seeds),
+                    f"{len(results)}/{len(seeds)} attempts, {won} succeeded, {left:.0f} s left",
+                )
+    return results
+
+
+@dataclass
+class _Worker:
+    rollouts: Rollouts
+    station: Station
+    task: Task
+    cell: Cell
+    policy: Any
+
+
+_worker: _Worker
+
+
+def _start_worker(rollouts: Rollouts) -> None:
+    global _worker
+    os.nice(5)
+    station, task = load_station(rollouts.station), load_task(rollouts.task)
+    policy = None
+    if rollouts.checkpoint is not None:
+        from recap_policy.runtime import Policy
+
+        policy = Policy.load(rollouts.checkpoint, station=station, threads=1)
+    _worker = _Worker(rollouts, station, task, Cell(station, task), policy)
+
+
+def _run_seed(seed: int) -> Attempt:
+    return run_attempt(_worker.rollouts, _worker.station, _worker.task, _worker.cell, _worker.policy, seed)
+
+
+def run_attempt(
+    rollouts: Rollouts, station: Station, task: Task, cell: Cell, policy: Any, seed: int
+) -> Attempt:
+    """One attempt from the start state of `seed` to success, failure or the time limit."""
+    rng = np.random.default_rng([seed, 1])
+    cell.reset(seed)
+    arbiter = Arbiter(station)
+    style = ""
+    expert = operator = driver = None
+    if rollouts.styles is not None:
+        odds = np.array(list(rollouts.styles.values()))
+        style = str(rng.choice(list(rollouts.styles), p=odds / odds.sum()))
+        expert = Expert(station, task, STYLES[style], seed)
+    else:
+        from recap_policy.runtime import ChunkedPolicy
+
+        driver = ChunkedPolicy(
+            policy, task.prompt, rollouts.execute_steps, rollouts.latency_ticks, rollouts.beta, seed
+        )
+        if rng.random() < rollouts.operator:
+            operator = Operator(station, task, seed)
+    recording = _Recording(rollouts, station, task, cell, seed) if rollouts.bags else None
+
+    arbiter.start(hold=cell.state())
+    step, limit = station.step_s, round(task.time_limit_s * station.control_rate_hz)
+    previous, takeovers, corrected = arbiter.mode, 0, 0
+    success, reason, tick = False, "time limit", 0
+    for tick in range(limit):
+        now = tick * step
+        state, truth = cell.state(), cell.truth()
+        if truth.success or truth.failure:
+            success, reason = truth.success, "success" if truth.success else "failure"
+            break
+        policy_command = teleop_command = None
+        if expert is not None:
+            teleop_command = expert.act(truth, state)
+            arbiter.pedal(now, True)
+        elif operator is not None:
+            seen = operator.update(truth, state, now)
+            teleop_command = seen.command
+            arbiter.pedal(now, seen.pressed)
+        if teleop_command is not None:
+            arbiter.teleop(now, teleop_command)
+        if driver is not None:
+            policy_command = driver.command(tick, cell, state)
+            if policy_command is not None:
+                arbiter.policy(now, policy_command)
+        command = arbiter.tick(now, state)
+        if driver is not None and arbiter.mode is Mode.POLICY and previous is not Mode.POLICY:
+            driver.flush()
+        if arbiter.mode is Mode.TELEOP and previous is not Mode.TELEOP:
+            takeovers += 1
+        previous = arbiter.mode
+        corrected += command.source == "teleop"
+        if recording:
+            recording.tick(tick, state, truth, command, policy_command, teleop_command)
+        cell.step(command.positions)
+    ticks = tick + 1
+    bag = recording.stop(ticks, success, reason) if recording else ""
+    share = corrected / ticks if expert is None else 0.0
+    return Attempt(seed, success, reason, ticks * step, takeovers, share, style, bag)
+
+
+class _Recording:
+    """Writes the topics of one attempt as the recorder node would, on simulated time."""
+
+    def __init__(self, rollouts: Rollouts, station: Station, task: Task, cell: Cell, seed: int) -> None:
+        self.station, self.cell, self.task = station, cell, task
+        self.start_ns = time.time_ns()
+        self.period = station.control_rate_hz / rollouts.camera_hz
+        self.image_due = 0.0
+        self.id = episode_id(self.start_ns, seed)
+        self.seed = seed
+        assert rollouts.bags is not None
+        self.recorder = EpisodeRecorder(rollouts.bags, station)
+        self.path = self.recorder.start(
+            {
+                "recap.episode": self.id,
+                "recap.task": json.dumps(task.to_dict()),
+                "recap.station": json.dumps(station.to_dict()),
+                "recap.checkpoint": str(rollouts.checkpoint or ""),
+                "recap.seed": str(seed),
+                "recap.source": rollouts.source,
+            }
+        )
+        self.mode: Mode | None = None
+
+    def tick(self, tick, state, truth, command, policy_command, teleop_command) -> None:
+        now = self._stamp(tick)
+        names, write = self.station.joint_names, self.recorder.write
+        if tick == 0:
+            write(topics.EPISODE, now, self._episode(now, 1, 0, "", 0.0))
+        if command.mode is not self.mode:
+            self.mode = command.mode
+            write(
+                topics.CONTROL_MODE,
+                now,
+                bags.control_mode(now, command.mode.value, command.source, command.reason),
+            )
+        write(topics.JOINT_STATES, now, bags.joint_state(now, names, state))
+        if policy_command is not None:
+            write(topics.POLICY_COMMAND, now, bags.joint_state(now, names, policy_command, "policy"))
+        if teleop_command is not None:
+            write(topics.TELEOP_COMMAND, now, bags.joint_state(now, names, teleop_command, "teleop"))
+        write(topics.JOINT_COMMAND, now, bags.joint_state(now, names, command.positions, command.source))
+        if tick >= self.image_due:
+            self.image_due += self.period
+            write(topics.SIM_TRUTH, now, bags.sim_truth(now, truth.stage, truth.success, truth.failure, truth.qpos))
+            for camera in self.station.camera_names:
+                rgb = self.cell.render(camera)
+                _, jpeg = cv2.imencode(
+                    ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+                )
+                write(topics.image_topic(camera), now, bags.compressed_image(now, jpeg.tobytes(), camera))
+
+    def stop(self, ticks: int, success: bool, reason: str) -> str:
+        now = self._stamp(ticks)
+        outcome = 1 if success else 2
+        elapsed = ticks * self.station.step_s
+        self.recorder.write(topics.EPISODE, now, self._episode(now, 2, outcome, reason, elapsed))
+        self.recorder.stop("success" if success else "failure", reason)
+        return str(self.path)
+
+    def _stamp(self, tick: int) -> int:
+        return self.start_ns + round(tick * self.station.step_s * 1e9)
+
+    def _episode(self, now: int, state: int, outcome: int, reason: str, elapsed_s: float) -> bytes:
+        return bags.serialize(
+            topics.EPISODE_TYPE,
+            header=bags.header(now),
+            id=self.id,
+            state=state,
+            outcome=outcome,
+            task=self.task.name,
+            prompt=self.task.prompt,
+            checkpoint="",
+            seed=self.seed,
+            reason=reason,
+            elapsed_s=elapsed_s,
+            time_limit_s=self.task.time_limit_s,
+        )
+
+
+def summarize(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Success and throughput with 95 % intervals, in the form that summary.json holds."""
+    from recap_learner.statistics import throughput_interval, throughput_per_hour, wilson_interval
+
+    won, times = [a.success for a in attempts], [a.duration_s for a in attempts]
+    reasons = [a.reason for a in attempts]
+    return {
+        "attempts": len(attempts),
+        "successes": sum(won),
+        "success": sum(won) / len(attempts),
+        "success_ci95": wilson_interval(sum(won), len(attempts)),
+        "throughput_per_hour": throughput_per_hour(won, times),
+        "throughput_ci95": throughput_interval(won, times),
+        "mean_success_s": float(np.mean([t for t, w in zip(times, won, strict=True) if w])) if any(won) else None,
+        "reasons": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        "takeovers": sum(a.takeovers for a in attempts),
+        "correction_share": float(np.mean([a.correction for a in attempts])),
+    }
+
+
+def save_attempts(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    return [asdict(a) for a in attempts]
+
+
+def load_attempts(rows: Sequence[dict[str, Any]]) -> Iterator[Attempt]:
+    return (Attempt(**row) for row in rows)

@@ -1,0 +1,169 @@
+"""Training frames: the moments of episodes that models are trained and evaluated on.
+
+A frame is a tick at which a new image of the first camera had just come, at most FRAME_HZ times a
+second. The frozen vision tower is run once over each frame and its tokens are cached beside the store,
+so that value functions, policies and seeds after that cost no image decoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recap_learner.episodes import Episode, load_episode, read_images
+from recap_policy.checkpoint import load_vision, vision_identity
+from recap_station.files import replace_file
+
+FRAME_HZ = 10.0
+HORIZON = 50  # ticks of a chunk
+
+
+def frame_ticks(episode: Episode) -> np.ndarray:
+    """Ticks of the frames of an episode → (F,) int64."""
+    station = episode.info.station
+    first = episode.image[station.camera_names[0]]
+    everywhere = np.all([index >= 0 for index in episode.image.values()], axis=0)
+    fresh = np.flatnonzero(everywhere & (np.diff(first, prepend=-1) > 0))
+    spacing = station.control_rate_hz / FRAME_HZ
+    chosen: list[int] = []
+    for tick in fresh:
+        if not chosen or tick - chosen[-1] >= spacing - 1e-6:
+            chosen.append(int(tick))
+    return np.array(chosen, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of many episodes, in memory. F frames, C cameras, P tokens of width W, D joints.
+
+    tokens (F, C, P, W) float16; state (F, D) float32; episode (F,) int index into `episodes`;
+    tick (F,) int64; `chunk(rows)` gives the commands that follow.
+    """
+
+    episodes: list[Episode]
+    tokens: np.ndarray
+    state: np.ndarray
+    episode: np.ndarray
+    tick: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tick)
+
+    @property
+    def stages(self) -> np.ndarray:
+        return np.array(
+            [self.episodes[e].stage[t] for e, t in zip(self.episode, self.tick, strict=True)], dtype=object
+        )
+
+    @property
+    def prompts(self) -> np.ndarray:
+        return np.array([self.episodes[e].info.task.prompt for e in self.episode], dtype=object)
+
+    def per_tick(self, columns: dict[str, np.ndarray]) -> np.ndarray:
+        """Pick from episode id → (T, ...) columns the rows of all frames → (F, ...)."""
+        return np.array(
+            [
+                columns[self.episodes[e].info.id][t]
+                for e, t in zip(self.episode, self.tick, strict=True)
+            ]
+        )
+
+    def chunks(self) -> np.ndarray:
+        """The HORIZON executed commands from each frame on → (F, H, D) float32; the last one is held."""
+        chunks = np.empty((len(self), HORIZON, self.state.shape[1]), dtype=np.float32)
+        ahead = np.arange(HORIZON)
+        for index, episode in enumerate(self.episodes):
+            rows = np.flatnonzero(self.episode == index)
+            at = np.minimum(self.tick[rows, None] + ahead, len(episode) - 1)
+            chunks[rows] = episode.command[at]
+        return chunks
+
+    def without(self, dropped: Sequence[int]) -> Frames:
+        """All but the episodes at the given indices."""
+        kept = [i for i in range(len(self.episodes)) if i not in set(dropped)]
+        new_index = {old: new for new, old in enumerate(kept)}
+        part = self.where(np.isin(self.episode, kept))
+        episode = np.array([new_index[i] for i in part.episode], dtype=int)
+        return Frames([self.episodes[i] for i in kept], part.tokens, part.state, episode, part.tick)
+
+    def where(self, rows: np.ndarray) -> Frames:
+        """The same frames, restricted to `rows` (mask or indices)."""
+        return Frames(
+            self.episodes, self.tokens[rows], self.state[rows], self.episode[rows], self.tick[rows]
+        )
+
+
+def load_frames(
+    files: Sequence[Path],
+    vision: Path,
+    workers: int = 2,
+    progress: Callable[[float, str], None] | None = None,
+) -> Frames:
+    """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`."""
+    folder = files[0].parent / "tokens" / vision_identity(vision)
+    missing = [file for file in files if not _cache(folder, file).exists()]
+    if missing:
+        shards = np.array_split(np.array([str(m) for m in missing]), max(1, len(missing) // 4))
+        context = get_context("spawn")
+        done = 0
+        with ProcessPoolExecutor(workers, context, _start_worker, (str(vision), str(folder))) as pool:
+            for count in pool.map(_encode_shard, [shard.tolist() for shard in shards]):
+                done += count
+                if progress:
+                    progress(done / len(missing), f"{done}/{len(missing)} episodes seen")
+    episodes = [load_episode(file) for file in files]
+    ticks = [frame_ticks(episode) for episode in episodes]
+    return Frames(
+        episodes=episodes,
+        tokens=np.concatenate([np.load(_cache(folder, file)) for file in files]),
+        state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
+        episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
+        tick=np.concatenate(ticks),
+    )
+
+
+def _cache(folder: Path, file: Path) -> Path:
+    # The file's size and time stand for its content: an episode file is written once.
+    stat = file.stat()
+    key = hashlib.sha256(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return folder / f"{file.name.split('.')[0]}.{key}.npy"
+
+
+def _start_worker(vision: str, folder: str) -> None:
+    os.nice(5)
+    torch.set_num_threads(1)
+    global _tower, _folder
+    _tower = load_vision(Path(vision)).eval()
+    _folder = Path(folder)
+
+
+@torch.inference_mode()
+def _encode_shard(files: list[str]) -> int:
+    for name in files:
+        file = Path(name)
+        episode = load_episode(file)
+        ticks = frame_ticks(episode)
+        bag = file.parent / episode.info.bag
+        by_camera = []
+        for camera in episode.info.station.camera_names:
+            wanted = episode.image[camera][ticks]
+            unique, back = np.unique(wanted, return_inverse=True)
+            images = np.stack(list(read_images(bag, camera, unique)))
+            tokens = [_tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
+            by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
+        stacked = np.stack(by_camera, axis=1)
+        replace_file(_cache(_folder, file), lambda temporary, data=stacked: _save(temporary, data))
+    return len(files)
+
+
+def _save(path: Path, data: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, data)

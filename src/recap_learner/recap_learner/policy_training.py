@@ -1,0 +1,91 @@
+"""Training the advantage-conditioned policy (eq. 3): sub-task text and flow matching, given the indicator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recap_learner.frames import Frames
+from recap_learner.training import Progress, Schedule, fit
+from recap_policy.checkpoint import load_policy, save_policy
+from recap_policy.config import get_config
+from recap_policy.normalize import ActionCodec, StateBins
+from recap_policy.vla import VLA, Batch
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """draws: noise draws a sample in the flow loss (they share one pass of the backbone).
+    indicator_dropout: share of examples trained without the indicator (paper: 0.3).
+    positive_share: if set, positives are drawn so that they make up this share of every batch;
+    otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples."""
+
+    config: str = "tiny"
+    schedule: Schedule = Schedule(steps=1000, batch=64, learning_rate=1e-3)
+    draws: int = 4
+    indicator_dropout: float = 0.3
+    positive_share: float | None = None
+
+
+def train_policy(
+    frames: Frames,
+    indicator: np.ndarray,
+    out: Path,
+    start: Path | None,
+    vision: Path,
+    how: PolicyTraining,
+    seed: int,
+    lineage: dict[str, Any],
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Train π on `frames` and save it in `out` → the log.
+
+    indicator: (F,) int8, 1 positive, 0 negative; start: the checkpoint to fine-tune (its normalisers
+    are kept), None for a fresh policy on the vision tower in folder `vision`.
+    """
+    chunks = torch.from_numpy(frames.chunks())
+    state = torch.from_numpy(frames.state)
+    station = frames.episodes[0].info.station
+    if start is not None:
+        model = load_policy(start, station)
+    else:
+        config = get_config(how.config)
+        model = VLA.create(
+            config,
+            station=station,
+            vision=vision,
+            codec=ActionCodec.fit(chunks, state, station.is_gripper, config),
+            bins=StateBins.fit(state),
+            seed=seed,
+        )
+    stages, prompts = frames.stages, frames.prompts
+    weight = np.full(len(frames), 1.0 / len(frames))
+    if how.positive_share is not None:
+        positive = indicator == 1
+        share = positive.mean()
+        if 0 < share < how.positive_share:
+            weight = np.where(positive, how.positive_share / share, (1 - how.positive_share) / (1 - share))
+            weight /= weight.sum()
+    odds = torch.from_numpy(weight)
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        pick = torch.multinomial(odds, how.schedule.batch, replacement=True, generator=generator).numpy()
+        shown = torch.from_numpy(indicator[pick].astype(np.int64))
+        dropped = torch.rand(len(pick), generator=generator) < how.indicator_dropout
+        batch = Batch(
+            image_features=torch.from_numpy(frames.tokens[pick].astype(np.float32)),
+            state=state[pick],
+            prompt=prompts[pick].tolist(),
+            subtask=stages[pick].tolist(),
+            indicator=torch.where(dropped, -1, shown),
+            actions=chunks[pick],
+        )
+        return model.loss(batch, generator, draws=how.draws)
+
+    log = fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, progress)
+    save_policy(model, out, lineage)
+    return log

@@ -1,0 +1,171 @@
+"""Training V(o, ℓ) on Monte-Carlo returns (eq. 1) and evaluating it at every tick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from recap_learner.frames import Frames
+from recap_learner.gates import ValueReport, judge_value
+from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
+from recap_learner.training import Progress, Schedule, fit
+from recap_policy.checkpoint import load_value, save_value
+from recap_policy.config import get_config
+from recap_policy.value import ValueModel, two_hot
+
+
+@dataclass(frozen=True)
+class ValueTraining:
+    """Folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
+    over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold."""
+
+    config: str = "value-tiny"
+    schedule: Schedule = Schedule(steps=500, batch=256, learning_rate=1e-3, warmup=30, weight_decay=0.05)
+    folds: int = 2
+    check_every: int = 50
+    patience: int = 3
+
+
+def normalizer(frames: Frames) -> Normalizer:
+    """The task's normaliser, from its contract. Raises ValueError if the frames are of several tasks."""
+    tasks = {e.info.task.name: e.info for e in frames.episodes}
+    if len(tasks) != 1:
+        raise ValueError(f"wanted episodes of one task, found {sorted(tasks)}")
+    info = next(iter(tasks.values()))
+    return Normalizer(round(info.task.max_episode_s * info.station.control_rate_hz))
+
+
+def train_value(
+    frames: Frames,
+    out: Path,
+    start: Path | None,
+    how: ValueTraining,
+    seed: int,
+    lineage: dict[str, Any],
+    progress: Progress | None = None,
+) -> tuple[dict[str, np.ndarray], ValueReport]:
+    """Train V on all frames and save it in `out` → (episode id → (T,) values, report), both held out.
+
+    start: the pre-trained value to fine-tune, None for a fresh one. With k folds, k models are trained
+    on the other folds' episodes, score their own, and the first is what is saved for use on the robot.
+    """
+    norm = normalizer(frames)
+    target = _targets(frames, norm)
+    order = np.random.default_rng(seed).permutation(len(frames.episodes))
+    fold_of = np.empty(len(order), dtype=int)
+    fold_of[order] = np.arange(len(order)) % how.folds
+    values: dict[str, np.ndarray] = {}
+    for fold in range(how.folds):
+        held_out = fold_of[frames.episode] == fold
+        model = load_value(start) if start else ValueModel(get_config(how.config), _seeded(seed + fold))
+        _fit_value(
+            model,
+            frames,
+            target,
+            held_out,
+            how,
+            seed + 17 * fold,
+            out.parent / "training" / f"{out.name}.fold{fold}",
+            _part(progress, fold, how.folds),
+        )
+        values.update(value_per_tick(model, frames.where(held_out)))
+        if fold == 0:
+            save_value(model, out, lineage)
+    report = report_value(values, frames, norm)
+    return values, report
+
+
+def value_per_tick(model: ValueModel, frames: Frames, batch: int = 512) -> dict[str, np.ndarray]:
+    """V at every tick of every episode with a frame: at the frames by the model, linear in between."""
+    out = []
+    with torch.inference_mode():
+        for i in range(0, len(frames), batch):
+            part = frames.where(np.arange(i, min(i + batch, len(frames))))
+            out.append(model.value(*_inputs(part)).numpy())
+    at_frames = np.concatenate(out)
+    values = {}
+    for index in np.unique(frames.episode):
+        rows = frames.episode == index
+        episode = frames.episodes[index]
+        values[episode.info.id] = np.interp(
+            np.arange(len(episode)), frames.tick[rows], at_frames[rows]
+        ).astype(np.float32)
+    return values
+
+
+def report_value(values: dict[str, np.ndarray], frames: Frames, norm: Normalizer) -> ValueReport:
+    """Judge values of episodes that their model had not seen."""
+    judged = [e for e in frames.episodes if e.info.id in values]
+    second = round(judged[0].info.station.control_rate_hz)
+    return judge_value(
+        [values[e.info.id] for e in judged],
+        [monte_carlo_returns(len(e), e.info.success, norm) for e in judged],
+        [e.info.success for e in judged],
+        [n_step_advantages(values[e.info.id], e.info.success, second, norm) for e in judged],
+        second,
+    )
+
+
+def _fit_value(
+    model: ValueModel,
+    frames: Frames,
+    target: torch.Tensor,
+    held_out: np.ndarray,
+    how: ValueTraining,
+    seed: int,
+    workbench: Path,
+    progress: Progress | None,
+) -> None:
+    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    test = test[:: max(1, len(test) // 1500)]
+    best: dict[str, Any] = {"loss": float("inf"), "bad": 0, "weights": None}
+
+    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
+        logits = model.logits(*_inputs(frames.where(pick)))
+        return {"loss": F.cross_entropy(logits, two_hot(target[pick], logits.shape[-1]))}
+
+    def stop(step: int) -> bool:
+        if (step + 1) % how.check_every:
+            return False
+        with torch.inference_mode():
+            logits = model.logits(*_inputs(frames.where(test)))
+            found = float(F.cross_entropy(logits, two_hot(target[test], logits.shape[-1])))
+        if found < best["loss"]:
+            best.update(loss=found, bad=0, weights={k: v.clone() for k, v in model.state_dict().items()})
+        else:
+            best["bad"] += 1
+        return best["bad"] >= how.patience
+
+    fit(model, loss, how.schedule, seed, workbench, progress, stop)
+    if best["weights"]:
+        model.load_state_dict(best["weights"])
+    model.eval()
+
+
+def _targets(frames: Frames, norm: Normalizer) -> torch.Tensor:
+    returns = {e.info.id: monte_carlo_returns(len(e), e.info.success, norm) for e in frames.episodes}
+    return torch.from_numpy(frames.per_tick(returns).astype(np.float32))
+
+
+def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    return (
+        torch.from_numpy(frames.tokens.astype(np.float32)),
+        torch.from_numpy(frames.state),
+        frames.prompts.tolist(),
+    )
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _part(progress: Progress | None, index: int, count: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda fraction, text: progress((index + fraction) / count, f"fold {index + 1}/{count}: {text}")
