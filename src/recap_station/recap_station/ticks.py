@@ -1,48 +1,38 @@
-"""Statistics of a steady tick: periods, missed ticks, time spent."""
+"""The 50 Hz timeline of an episode: which value of every stream holds at each tick.
+
+One rule for live and offline use: a message belongs to a tick when its stamp is at or before the
+tick's time, and the newest such message counts (`hold`). Gaps are marked by age, never filled in.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
+STALE_S = 0.1  # a stream older than this at a tick is a gap
 
-class TickStatistics:
-    """Periods of the last `window` ticks, and counts since the start. Times in ns of a steady clock."""
 
-    def __init__(self, period_s: float, window: int = 1000):
-        self.period_s = period_s
-        self.ticks = 0
-        self.missed = 0
-        self.max_period_ns = 0
-        self._periods: deque[int] = deque(maxlen=window)
-        self._busy: deque[int] = deque(maxlen=window)
-        self._last = 0
-        self._last_due = 0
+def tick_times(start_ns: int, end_ns: int, rate_hz: float) -> np.ndarray:
+    """Times of all ticks in [start, end] → (T,) int64 ns, exact multiples of the period from the start."""
+    if end_ns < start_ns:
+        raise ValueError(f"an episode ends before it starts: {end_ns} < {start_ns} ns")
+    count = int(np.floor((end_ns - start_ns) * 1e-9 * rate_hz + 1e-6)) + 1
+    return start_ns + np.round(np.arange(count) * (1e9 / rate_hz)).astype(np.int64)
 
-    def tick(self, now_ns: int, next_due_ns: int) -> None:
-        """A tick began; `next_due_ns` is when the schedule wants the next one."""
-        if self.ticks:
-            period = now_ns - self._last
-            self._periods.append(period)
-            self.max_period_ns = max(self.max_period_ns, period)
-            self.missed += max(0, round((next_due_ns - self._last_due) / (self.period_s * 1e9)) - 1)
-        self.ticks += 1
-        self._last, self._last_due = now_ns, next_due_ns
 
-    def done(self, now_ns: int) -> None:
-        """The tick's work is done."""
-        self._busy.append(now_ns - self._last)
+def hold(stamps_ns: np.ndarray, ticks_ns: np.ndarray) -> np.ndarray:
+    """Index of the newest message at or before each tick; −1 where there is none yet.
 
-    def summary(self) -> dict[str, float]:
-        """rate_hz, period_p50_ms, period_p99_ms, busy_p99_ms of the window; period_max_ms, ticks, missed."""
-        periods = np.array(self._periods or [self.period_s * 1e9]) / 1e6
-        return {
-            "rate_hz": float(1e3 / periods.mean()),
-            "period_p50_ms": float(np.percentile(periods, 50)),
-            "period_p99_ms": float(np.percentile(periods, 99)),
-            "period_max_ms": self.max_period_ns / 1e6,
-            "busy_p99_ms": float(np.percentile(self._busy, 99)) / 1e6 if self._busy else 0.0,
-            "ticks": self.ticks,
-            "missed": self.missed,
-        }
+    stamps_ns: (M,) int64, ascending; ticks_ns: (T,) int64 → (T,) int64. A message stamped exactly at
+    a tick belongs to it.
+    """
+    if len(stamps_ns) > 1 and np.any(np.diff(stamps_ns) < 0):
+        raise ValueError("stamps are not in ascending order")
+    return np.searchsorted(stamps_ns, ticks_ns, side="right") - 1
+
+
+def age_s(stamps_ns: np.ndarray, ticks_ns: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Age of the held message at each tick → (T,) float32 seconds; inf where there is none."""
+    if len(stamps_ns) == 0:
+        return np.full(len(ticks_ns), np.inf, dtype=np.float32)
+    age = (ticks_ns - stamps_ns[np.maximum(index, 0)]) * 1e-9
+    return np.where(index < 0, np.inf, age).astype(np.float32)

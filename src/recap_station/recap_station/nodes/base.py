@@ -49,7 +49,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from recap_station.contract import ContractError, Station, Task, load_station, load_task
 from recap_station.nodes import qos
-from recap_station.ticks import TickStatistics
+from recap_station.timing import TickStatistics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
