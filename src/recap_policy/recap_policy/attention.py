@@ -1,0 +1,87 @@
+"""What backbone and expert share: norms, rotary positions, and attention over a joint set of keys.
+
+Shapes: B batch, L queries, S keys, H heads, G key-value heads, D head size, W width of a stream.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Rotation = tuple[Tensor, Tensor]
+KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, G, S, D)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's: x / rms(x) · (1 + weight)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight + 1.0, 1e-6)
+
+
+def rotation(positions: Tensor, head_dim: int, base: float) -> Rotation:
+    """positions (B, L) int → cosines and sines, each (B, L, 1, head_dim / 2)."""
+    half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angle = positions[..., None, None].float() / base**half
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """x: (B, L, heads, D), halves rotated against each other."""
+    first, second = x.chunk(2, -1)
+    cos, sin = by
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with q/k norm, whose keys may be joined by those of another stream."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.qkv = linear(width, (heads + 2 * kv_heads) * head_dim)
+        self.q_norm = RMSNorm(head_dim)
+        self.k_norm = RMSNorm(head_dim)
+        self.out = linear(heads * head_dim, width)
+
+    def project(self, x: Tensor, by: Rotation) -> tuple[Tensor, KeyValue]:
+        """(B, L, W) → queries (B, L, H, D), keys and values (B, G, L, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(
+            [self.heads, self.kv_heads, self.kv_heads], 2
+        )
+        q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
+        return q, (k.transpose(1, 2), v.transpose(1, 2))
+
+    def attend(self, q: Tensor, kv: KeyValue, mask: Tensor) -> Tensor:
+        """q (B, L, H, D) over kv (B, G, S, D); mask (B, L, S) bool, True where seen. → (B, L, W)"""
+        rows, length = q.shape[:2]
+        shared = self.heads // self.kv_heads
+        # The heads of one group are folded into the queries' axis: no copy of keys and values per head.
+        grouped = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        seen = mask[:, None].expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
+        out = F.scaled_dot_product_attention(grouped, kv[0], kv[1], attn_mask=seen)
+        out = out.unflatten(2, (shared, length)).permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
+        return self.out(out)
+
+
+class GeGLU(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = linear(width, 2 * hidden)
+        self.down = linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.gelu(gate, approximate="tanh") * up)
+
+
+def linear(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
+    """Without bias, weights of variance scale² / inputs."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=scale * inputs**-0.5)
+    return layer

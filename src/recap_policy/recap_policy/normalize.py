@@ -1,0 +1,106 @@
+"""State bins and action coefficients: what the network sees instead of radians, and the way back.
+
+Both are modules, so that their statistics travel in the checkpoint's tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from recap_policy.tokens import STATE_BINS
+
+
+class StateNormalizer(nn.Module):
+    """Each joint's 1 % .. 99 % range → [-1, 1], clipped a little outside, → 256 bins."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, dof: int) -> None:
+        super().__init__()
+        self.register_buffer("low", -torch.ones(dof))
+        self.register_buffer("high", torch.ones(dof))
+
+    def fit(self, states: Tensor, margin: float = 0.1, least: float = 0.02) -> None:
+        """states: (N, dof) [rad; gripper 0..1]. The range is widened by `margin` and is at least `least`."""
+        states = states.float()
+        quantiles = torch.stack([torch.quantile(column, torch.tensor([0.01, 0.99])) for column in states.T])
+        middle, half = quantiles.mean(1), quantiles.diff(dim=1)[:, 0] / 2
+        half = (half * (1 + margin)).clamp_min(least)
+        self.low.copy_(middle - half)
+        self.high.copy_(middle + half)
+
+    def bins(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(…, dof) → lower of the two nearest bins int64 and the fraction of the way to the next, 0 .. 1."""
+        place = (state - self.low) / (self.high - self.low) * STATE_BINS - 0.5
+        place = place.clamp(0, STATE_BINS - 1)
+        lower = place.floor().clamp(max=STATE_BINS - 2)
+        return lower.long(), place - lower
+
+
+class ActionCodec(nn.Module):
+    """Chunks of joint commands ↔ normalised coefficients of unit variance.
+
+    Arm joints are taken relative to the state measured at the chunk's observation, grippers absolute; then
+    the first `tokens` DCT-II coefficients over time (or the steps themselves), each less its mean and
+    divided by its deviation over the data. A chunk that the basis can express comes back exactly.
+    """
+
+    basis: Tensor
+    relative: Tensor
+    mean: Tensor
+    deviation: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, dof: int, horizon: int, tokens: int, basis: Literal["dct", "steps"] = "dct") -> None:
+        super().__init__()
+        matrix = dct_matrix(horizon)[:tokens] if basis == "dct" else torch.eye(horizon)
+        self.register_buffer("basis", matrix, persistent=False)
+        self.register_buffer("relative", torch.ones(dof))
+        self.register_buffer("mean", torch.zeros(tokens, dof))
+        self.register_buffer("deviation", torch.ones(tokens, dof))
+        self.register_buffer("lowest", torch.full((tokens, dof), -4.0))
+        self.register_buffer("highest", torch.full((tokens, dof), 4.0))
+
+    def fit(self, chunks: Tensor, states: Tensor, is_gripper: Tensor, least: float = 1e-3) -> None:
+        """chunks: (N, horizon, dof), states: (N, dof) [rad; gripper 0..1]; is_gripper: (dof,) bool.
+
+        `least` [rad] bounds each deviation from below, so that a joint that never moves stays quiet.
+        """
+        self.relative.copy_(1.0 - is_gripper.float())
+        coefficients = self._coefficients(chunks.float(), states.float())
+        self.mean.copy_(coefficients.mean(0))
+        floor = least * math.sqrt(self.basis.shape[1]) if coefficients.shape[1] < self.basis.shape[1] else least
+        self.deviation.copy_(coefficients.std(0, correction=0).clamp_min(floor))
+        normalised = (coefficients - self.mean) / self.deviation
+        self.lowest.copy_(normalised.amin(0))
+        self.highest.copy_(normalised.amax(0))
+
+    def encode(self, chunks: Tensor, states: Tensor) -> Tensor:
+        """(B, horizon, dof) and (B, dof) → (B, tokens, dof) of about unit variance."""
+        return (self._coefficients(chunks, states) - self.mean) / self.deviation
+
+    def decode(self, coefficients: Tensor, states: Tensor) -> Tensor:
+        """(B, tokens, dof) and (B, dof) → (B, horizon, dof) absolute joint commands."""
+        chunks = self.basis.T @ (coefficients * self.deviation + self.mean)
+        return chunks + (states * self.relative)[:, None]
+
+    def clamp(self, coefficients: Tensor) -> Tensor:
+        """Coefficients held within what the data showed: a strong guidance must not leave the support."""
+        return torch.minimum(torch.maximum(coefficients, self.lowest), self.highest)
+
+    def _coefficients(self, chunks: Tensor, states: Tensor) -> Tensor:
+        return self.basis @ (chunks - (states * self.relative)[:, None])
+
+
+def dct_matrix(n: int) -> Tensor:
+    """(n, n) orthonormal DCT-II: row k holds the k-th cosine over n time steps."""
+    k, t = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)[None]
+    matrix = torch.cos(math.pi * (t + 0.5) * k / n) * math.sqrt(2 / n)
+    matrix[0] /= math.sqrt(2)
+    return matrix.float()

@@ -1,0 +1,252 @@
+"""The vision-language-action policy: π0.6's shape with π*0.6's advantage indicator, training loss and sampler.
+
+Prompt layout: tokens.py. Convention of the flow's time: expert.py. Shapes: B batch, C cameras, K draws,
+T action tokens, H horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recap_policy.attention import KeyValue
+from recap_policy.backbone import Backbone, prefix_mask, token_positions
+from recap_policy.config import VLAConfig
+from recap_policy.expert import ActionExpert, draw_time
+from recap_policy.normalize import ActionCodec
+from recap_policy.prefix import PrefixEmbedding, Text, text_ids
+from recap_policy.tokens import (
+    FIRST_BYTE,
+    FIRST_STATE_BIN,
+    FIRST_WORD,
+    INDICATORS,
+    NEWLINE,
+    PAD,
+    SUBTASK,
+    TASK,
+    Tokenizer,
+    advantage_ids,
+    wrap,
+)
+from recap_policy.vision import VisionTower
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training examples. Texts as strings, or as ids padded with PAD, which costs nothing per batch."""
+
+    image_features: Tensor  # (B, C, tokens, vision width) from VLA.encode_images
+    state: Tensor  # (B, dof) measured [rad; gripper 0..1]
+    prompt: Text
+    subtask: Text
+    indicator: Tensor  # (B,) int: 1 positive, 0 negative, -1 absent
+    actions: Tensor  # (B, H, dof) absolute joint commands from the observation's tick on
+    weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """actions: (B, H, dof) absolute joint commands, not yet clipped to limits; subtask: one text per row."""
+
+    actions: Tensor
+    subtask: list[str]
+
+
+@dataclass
+class _Context:
+    """The prefix as far as it has been read: keys and values of every layer, and which of them are tokens."""
+
+    cache: list[KeyValue]
+    valid: Tensor  # (B, S) bool
+
+
+class VLA(nn.Module):
+    def __init__(self, config: VLAConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer or Tokenizer()
+        if len(self.tokenizer.words) > config.word_slots:
+            raise ValueError(
+                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.word_slots}"
+            )
+        self.vision = VisionTower(config.vision)
+        self.prefix = PrefixEmbedding(
+            config.backbone.width, config.vision.width, config.cameras, config.dof, config.word_slots
+        )
+        self.backbone = Backbone(config.backbone)
+        self.expert = ActionExpert(config.expert, config.backbone, config.dof, config.action_tokens)
+        self.codec = ActionCodec(config.dof, config.horizon, config.action_tokens, config.action_basis)
+
+    def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
+        """Statistics of actions and states. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
+        self.codec.fit(chunks, states, is_gripper)
+        self.prefix.normalizer.fit(states)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these."""
+        return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+    # Training
+
+    def loss(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        draws: int = 4,
+        indicator_dropout: float | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalars "loss" (to minimise), "flow" and "subtask".
+
+        `draws` noise samples and times share each example's prefix. The indicator is left out of a share
+        `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise and
+        times. The indicator's own tokens bear no loss.
+        """
+        rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
+        indicator = drop_indicator(batch.indicator, rate, generator)
+        prompt = self._prompt(batch.prompt)
+        subtask = wrap([SUBTASK], text_ids(batch.subtask, self.tokenizer, self.config.max_text), NEWLINE)
+        advantage = advantage_ids(indicator)
+        read, valid, x = self._embed(batch.image_features, batch.state, prompt, subtask, advantage)
+        mask = prefix_mask(valid, self._image_tokens)
+        hidden, cache = self.backbone(x, token_positions(valid), mask, read=slice(read, read + subtask.shape[1] - 1))
+        rows = len(batch.state)
+        weight = torch.ones(rows, device=x.device) if batch.weight is None else batch.weight
+
+        logits = self.prefix.logits(hidden)
+        target = subtask[:, 1:]
+        crossed = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=PAD, reduction="none")
+        text = (crossed.sum(1) / (target != PAD).sum(1) * weight).mean()
+
+        if self.config.insulate:
+            cache = [(keys.detach(), values.detach()) for keys, values in cache]
+        actions = self.codec.encode(batch.actions, batch.state)[:, None].expand(-1, draws, -1, -1)
+        noise = torch.randn(actions.shape, generator=generator).to(actions)
+        time = draw_time((rows, draws), generator).to(actions)
+        t = time[..., None, None]
+        plan = self.expert.plan(
+            valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws)
+        )
+        velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan)
+        flow = ((velocity - (noise - actions)).square().mean((1, 2, 3)) * weight).mean()
+        return {"loss": flow + self.config.subtask_weight * text, "flow": flow.detach(), "subtask": text.detach()}
+
+    # Sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        image_features: Tensor,
+        state: Tensor,
+        prompt: Text,
+        indicator: str = "positive",
+        beta: float = 1.0,
+        steps: int = 5,
+        subtask: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Sample:
+        """Chunks from noise in `steps` Euler steps.
+
+        indicator: "positive", "negative" or "" (unconditioned). beta: guidance on the velocity,
+        f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to take
+        instead of decoding them (they change slowly). noise: (B, T, dof) instead of `generator`.
+        Raises ValueError on an unknown indicator.
+        """
+        if indicator not in INDICATORS:
+            raise ValueError(f"indicator is {indicator!r}, wanted one of {list(INDICATORS)}")
+        context, hidden = self._read(image_features, state, self._prompt(prompt))
+        if subtask is None:
+            context, ids = self._decode(context, hidden)
+            texts = [self.tokenizer.decode(row) for row in ids.tolist()]
+        else:
+            ids = wrap([], self.tokenizer.table(subtask, self.config.max_text), NEWLINE).to(state.device)
+            context, _ = self._extend(context, ids)
+            texts = list(subtask)
+        unconditioned = context.valid
+        if indicator:
+            code = torch.full((len(state),), INDICATORS[indicator], device=state.device)
+            context, _ = self._extend(context, advantage_ids(code))
+        branches = [context.valid]
+        if indicator and beta != 1.0:
+            # The branch without the indicator reads the same keys and values, less the indicator's.
+            branches.append(F.pad(unconditioned, (0, context.valid.shape[1] - unconditioned.shape[1])))
+        seen = torch.stack(branches, 1)
+        plan = self.expert.plan(seen, seen.sum(2))
+
+        if noise is None:
+            noise = torch.randn(len(state), self.config.action_tokens, self.config.dof, generator=generator)
+        x = noise.to(state)
+        for step in range(steps):
+            time = torch.full(seen.shape[:2], 1 - step / steps, device=state.device)
+            velocity = self.expert(x[:, None].expand(-1, len(branches), -1, -1), time, context.cache, plan)
+            guided = velocity[:, 0]
+            if len(branches) == 2:
+                guided = velocity[:, 1] + beta * (velocity[:, 0] - velocity[:, 1])
+            x = x - guided / steps
+        return Sample(self.codec.decode(self.codec.clamp(x), state), texts)
+
+    def _decode(self, context: _Context, hidden: Tensor) -> tuple[_Context, Tensor]:
+        """Greedy sub-task text up to its newline, read back into the prefix as it is written."""
+        written: list[Tensor] = []
+        done = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        for place in range(self.config.max_text + 1):
+            logits = self.prefix.logits(hidden[:, -1])
+            logits[:, :NEWLINE] = logits[:, NEWLINE + 1 : FIRST_BYTE] = -torch.inf
+            logits[:, FIRST_STATE_BIN:FIRST_WORD] = -torch.inf
+            token = logits.argmax(1) if place < self.config.max_text else torch.full_like(done, NEWLINE, dtype=torch.int64)
+            token = torch.where(done, PAD, token)
+            written.append(token)
+            context, hidden = self._extend(context, token[:, None])
+            done = done | (token == NEWLINE)
+            if bool(done.all()):
+                break
+        return context, torch.stack(written, 1)
+
+    # The prefix
+
+    @property
+    def _image_tokens(self) -> int:
+        return self.config.cameras * self.config.vision.tokens
+
+    def _prompt(self, prompt: Text) -> Tensor:
+        return wrap([TASK], text_ids(prompt, self.tokenizer, self.config.max_text), NEWLINE)
+
+    def _embed(self, features: Tensor, state: Tensor, *texts: Tensor) -> tuple[int, Tensor, Tensor]:
+        """→ where the second text starts, which tokens are no padding (B, L), embeddings (B, L, W)."""
+        ids = torch.cat(texts, 1)
+        before = self._image_tokens + 1 + self.config.dof
+        valid = torch.cat([ids.new_ones((len(ids), before), dtype=torch.bool), ids != PAD], 1)
+        x = torch.cat([self.prefix.images(features), self.prefix.state(state), self.prefix.text(ids)], 1)
+        return before + texts[0].shape[1], valid, x
+
+    def _read(self, features: Tensor, state: Tensor, prompt: Tensor) -> tuple[_Context, Tensor]:
+        """Images, state and prompt up to the cue "Subtask: "; hidden state of the cue (B, 1, W)."""
+        cue = prompt.new_full((len(state), 1), SUBTASK)
+        start, valid, x = self._embed(features, state, prompt, cue)
+        mask = prefix_mask(valid, self._image_tokens)
+        hidden, cache = self.backbone(x, token_positions(valid), mask, read=slice(start, start + 1))
+        return _Context(cache, valid), hidden
+
+    def _extend(self, context: _Context, ids: Tensor) -> tuple[_Context, Tensor]:
+        """Read (B, n) more ids, causally; hidden states (B, n, W)."""
+        new = ids != PAD
+        mask = torch.cat(
+            [context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2
+        )
+        positions = context.valid.sum(1, keepdim=True) + token_positions(new)
+        hidden, cache = self.backbone(self.prefix.text(ids), positions, mask, past=context.cache)
+        return _Context(cache, torch.cat([context.valid, new], 1)), hidden
+
+
+def drop_indicator(indicator: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """(B,) codes with a share `rate` of them, each on its own, set to -1 (absent)."""
+    dropped = torch.rand(len(indicator), generator=generator).to(indicator.device) < rate
+    return torch.where(dropped, -1, indicator.long())
