@@ -1,0 +1,313 @@
+"""Bags: one directory per attempt, MCAP inside, as rosbag2 on Jazzy writes them; readable after a crash.
+
+`BagWriter` puts ready CDR bytes into `<bag>/<bag>_0.mcap` in uncompressed chunks of at most a second, so
+that a killed process loses at most the last second; metadata.yaml (version 9) is written on close. The
+same key-value metadata also stands inside the file from the start, so a bag without metadata.yaml still
+says which attempt it was. `BagReader` reads those bags, truncated ones up to the last whole message, and
+those of other recorders (several files, zstd or lz4 chunks). Message text is in `recap_station.cdr`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
+
+from recap_station.cdr import (
+    compressed_image,
+    definition,
+    deserialize,
+    joint_state,
+    serialize,
+    type_hash,
+)
+from recap_station.contract import ContractError
+from recap_station.mcap_scan import Scan
+
+FLUSH_S = 1.0  # what a SIGKILL may cost
+FLUSH_BYTES = 1 << 20
+RESERVE_BYTES = 4 << 20  # given back when the disk is full, so that the bag can still be closed
+__all__ = [
+    "BagError", "BagReader", "BagWriter", "compressed_image", "deserialize", "joint_state", "serialize",
+]  # fmt: skip
+
+_FOREVER = {"sec": 9223372036, "nsec": 854775807}
+
+
+class BagError(ContractError):
+    """A bag cannot be read or written. One readable line."""
+
+
+class BagWriter:
+    """Writes one bag. Not thread-safe: one thread writes.
+
+    `topics` maps names to types; a relative name is written under `/<namespace>/`. `latched` names get
+    transient-local QoS, so that `ros2 bag play` latches them again. Raises BagError where the folder
+    exists, OSError when the disk is full; close() still works then and keeps what was written before.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        topics: Mapping[str, str],
+        latched: Collection[str] = frozenset(),
+        namespace: str = "",
+    ):
+        self.path = Path(path)
+        self.counts = dict.fromkeys(topics, 0)
+        self._topics = dict(topics)
+        self._latched = frozenset(latched)
+        self._prefix = f"/{namespace.strip('/')}/" if namespace.strip("/") else "/"
+        self._custom: dict[str, str] = {}
+        self._start_ns, self._end_ns = 2**63 - 1, 0
+        self._pending_bytes = 0
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise BagError(f"bag {self.path} exists already; a bag is never overwritten") from None
+        self._file = _File(self.path / f"{self.path.name}_0.mcap", self.path / ".reserve")
+        # The chunk size is out of reach: a chunk ends where flush() says, so one cut short can be undone.
+        self._mcap = McapWriter(self._file, chunk_size=1 << 62, compression=CompressionType.NONE)  # type: ignore[arg-type]
+        self._mcap.start(profile="ros2", library="recap")
+        self._channels = self._register()
+        self._flushed = time.monotonic()
+        self.flush()
+
+    def write(self, topic: str, time_ns: int, cdr: bytes) -> None:
+        """Append one serialised message (CDR with its 4-byte header), received or made at `time_ns`."""
+        if self._file.full:
+            raise OSError(errno.ENOSPC, "no room for more messages", str(self.path))
+        try:
+            channel = self._channels[topic]
+        except KeyError:
+            known = ", ".join(self._topics)
+            raise BagError(f"topic {topic!r} is not in bag {self.path.name} (it has {known})") from None
+        self._mcap.add_message(channel, log_time=time_ns, publish_time=time_ns, data=cdr)
+        self.counts[topic] += 1
+        self._start_ns, self._end_ns = min(self._start_ns, time_ns), max(self._end_ns, time_ns)
+        self._pending_bytes += len(cdr)
+        if self._pending_bytes > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to the operating system. Raises OSError when the disk is full; what was written
+        before is in the bag even then, and close() still works."""
+        self._pending_bytes = 0
+        self._flushed = time.monotonic()
+        self._mcap.flush()
+        if self._file.full:
+            raise OSError(errno.ENOSPC, "No space left for the bag", str(self.path))
+
+    def set_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add to the bag's key-value metadata; a later value of a key wins."""
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise TypeError(f"metadata {key} is {type(value).__name__}, wanted str")
+        self._custom.update(metadata)
+        if not self._file.broken:
+            self._mcap.add_metadata("recap", dict(metadata))
+            self._mcap.flush()
+
+    def close(self) -> None:
+        """Write the summary and metadata.yaml. A second call does nothing."""
+        if self._file.closed:
+            return
+        if not self._file.broken:  # else the file ends after its last whole chunk, without a summary
+            with contextlib.suppress(OSError):
+                self._mcap.add_metadata("rosbag2", {"serialized_metadata": _yaml(self._information())})
+                self._mcap.finish()
+        self._file.close()
+        whole = {"rosbag2_bagfile_information": self._information()}
+        temporary = self.path / "metadata.yaml.tmp"
+        temporary.write_text(_yaml(whole))
+        temporary.replace(self.path / "metadata.yaml")
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _full(self, topic: str) -> str:
+        return topic if topic.startswith("/") else self._prefix + topic
+
+    def _register(self) -> dict[str, int]:
+        schemas: dict[str, int] = {}
+        channels = {}
+        for topic, kind in self._topics.items():
+            if kind not in schemas:
+                schemas[kind] = self._mcap.register_schema(kind, "ros2msg", definition(kind).encode())
+            qos = _yaml(_qos(topic in self._latched))
+            metadata = {"offered_qos_profiles": qos, "topic_type_hash": type_hash(kind)}
+            channels[topic] = self._mcap.register_channel(self._full(topic), "cdr", schemas[kind], metadata)
+        return channels
+
+    def _information(self) -> dict[str, Any]:
+        count = sum(self.counts.values())
+        start = {"nanoseconds_since_epoch": self._start_ns if count else 0}
+        duration = {"nanoseconds": self._end_ns - self._start_ns if count else 0}
+        name = self._file.path.name
+        topics = [
+            {
+                "topic_metadata": {
+                    "name": self._full(topic),
+                    "type": kind,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": _qos(topic in self._latched),
+                    "type_description_hash": type_hash(kind),
+                },
+                "message_count": self.counts[topic],
+            }
+            for topic, kind in self._topics.items()
+        ]
+        return {
+            "version": 9,
+            "storage_identifier": "mcap",
+            "duration": duration,
+            "starting_time": start,
+            "message_count": count,
+            "topics_with_message_count": topics,
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [name],
+            "files": [{"path": name, "starting_time": start, "duration": duration, "message_count": count}],
+            "custom_data": {"recap.namespace": self._prefix, **self._custom},
+            "ros_distro": "jazzy",
+        }
+
+
+class BagReader:
+    """Reads one bag directory.
+
+    `topics` (name → type) and `messages()` use names relative to the namespace that the bag was recorded
+    under. `metadata` is the key-value text; `closed_cleanly` is False after a crash, and then everything
+    up to the last whole message is still there. Raises BagError where there is no bag.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.metadata: dict[str, str] = {}
+        self.topics: dict[str, str] = {}
+        listed: list[str] = []
+        described = self.path / "metadata.yaml"
+        if described.is_file():
+            try:
+                information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
+                listed = [str(name) for name in information["relative_file_paths"]]
+                self.metadata.update(information.get("custom_data") or {})
+            except (yaml.YAMLError, KeyError, TypeError) as error:
+                raise BagError(f"{described}: not a bag's metadata: {error!r}".replace("\n", " ")) from error
+        self.files = [self.path / name for name in listed] or sorted(self.path.glob("*.mcap"))
+        missing = [str(file) for file in self.files if not file.is_file()]
+        if not self.files or missing:
+            raise BagError(f"no bag in {self.path}: {missing[0] if missing else 'no .mcap file'} is missing")
+        self.closed_cleanly = described.is_file()
+        self._scans = []
+        for file in self.files:
+            scan = Scan(file)
+            self.closed_cleanly &= scan.whole
+            self.metadata = {**scan.metadata.get("recap", {}), **self.metadata}
+            self._scans.append(scan)
+        self._prefix = self.metadata.get("recap.namespace", "/")
+        for scan in self._scans:
+            self.topics.update({self._relative(topic): kind for topic, kind in scan.topics.items()})
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+        """(topic, receive time in ns, CDR bytes), in the order written; only of `topics` where given."""
+        for scan in self._scans:
+            names = {topic: self._relative(topic) for topic in scan.topics}
+            wanted = {topic: name for topic, name in names.items() if topics is None or name in topics}
+            for topic, time_ns, cdr in scan.messages(wanted):
+                yield wanted[topic], time_ns, cdr
+
+    def _relative(self, topic: str) -> str:
+        return topic.removeprefix(self._prefix) if topic.startswith(self._prefix) else topic
+
+
+class _File:
+    """An unbuffered file with a reserve: when the disk is full the reserve is given back and the write is
+    done, with `full` set; where even that fails the file is cut back to its last whole chunk."""
+
+    def __init__(self, path: Path, reserve: Path):
+        self.path = path
+        self.full = False
+        self.broken = False
+        self._reserve = reserve
+        with open(reserve, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        self._raw = open(path, "xb", buffering=0)  # noqa: SIM115
+        self._at = self._good = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._raw.closed
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            try:
+                written = self._raw.write(view)
+            except OSError:
+                if self.full:
+                    self._cut()
+                    raise
+                self.full = True
+                self._reserve.unlink(missing_ok=True)
+                continue
+            self._at += written
+            view = view[written:]
+        return len(data)
+
+    def tell(self) -> int:
+        return self._at
+
+    def flush(self) -> None:
+        """Nothing is buffered; what stands in the file now is whole."""
+        self._good = self._at
+
+    def _cut(self) -> None:
+        self.broken = True
+        self._raw.truncate(self._good)
+        self._at = self._raw.seek(self._good)
+
+    def close(self) -> None:
+        self._raw.close()
+        self._reserve.unlink(missing_ok=True)
+
+
+def _qos(latched: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "history": "keep_last",
+            "depth": 1 if latched else 10,
+            "reliability": "reliable",
+            "durability": "transient_local" if latched else "volatile",
+            "deadline": dict(_FOREVER),
+            "lifespan": dict(_FOREVER),
+            "liveliness": "automatic",
+            "liveliness_lease_duration": dict(_FOREVER),
+            "avoid_ros_namespace_conventions": False,
+        }
+    ]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Without anchors: rosbag2's own files have none."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(data: Any) -> str:
+    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, width=1 << 20)
