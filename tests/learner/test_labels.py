@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, save_labels
 from recap_learner.returns import Normalizer
 

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from recap_station import topics
 from recap_station.bags import BagError, BagReader, deserialize
 from recap_station.contract import Station, Task
 from recap_station.files import replace_file
 from recap_station.ticks import STALE_S, age_s, hold, tick_times
+
+from recap_station import topics
 
 SUFFIX = ".episode.parquet"
 EPISODE_RUNNING = 1  # recap_interfaces/msg/Episode.RUNNING
@@ -138,7 +138,8 @@ def read_bag(folder: Path, store: Path) -> Episode:
     states = streams.joints[topics.JOINT_STATES]
     if len(commands.stamps) < 2 or len(states.stamps) < 2:
         raise ConversionError(
-            f"{len(states.stamps)} joint states and {len(commands.stamps)} commands, wanted at least 2 of each"
+            f"{len(states.stamps)} joint states and {len(commands.stamps)} commands, "
+            "wanted at least 2 of each"
         )
     start, end = streams.running(commands.stamps)
     start = max(start, int(states.stamps[0]), int(commands.stamps[0]))
@@ -327,19 +328,20 @@ def _read_streams(reader: BagReader, station: Station) -> _Streams:
         else:
             episode_states.append((stamp, message.state))
     return _Streams(
-        joints={
-            name: _Joints(
-                np.array(stamps, dtype=np.int64),
-                np.array(values, dtype=np.float32).reshape(-1, station.dof),
-                labels,
-            )
-            for name, (stamps, values, labels) in joints.items()
-        },
+        joints={name: _in_order(*stream, station.dof) for name, stream in joints.items()},
         images={camera: np.array(stamps, dtype=np.int64) for camera, stamps in images.items()},
         stage_stamps=np.array(stage_stamps, dtype=np.int64),
         stages=stages,
         episode_states=episode_states,
     )
+
+
+def _in_order(stamps: list[int], values: list[np.ndarray], labels: list[str], dof: int) -> _Joints:
+    """Sort a stream by stamp: receive order can differ by a message where two publishers take turns."""
+    times = np.array(stamps, dtype=np.int64)
+    order = np.argsort(times, kind="stable")
+    rows = np.array(values, dtype=np.float32).reshape(-1, dof)
+    return _Joints(times[order], rows[order], [labels[i] for i in order])
 
 
 def _while_fresh(stream: _Joints, ticks: np.ndarray, dof: int) -> np.ndarray:

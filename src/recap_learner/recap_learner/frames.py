@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from recap_learner.episodes import Episode, load_episode, read_images
 from recap_policy.checkpoint import load_vision, vision_identity
 from recap_station.files import replace_file
+
+from recap_learner.episodes import Episode, load_episode, read_images
 
 FRAME_HZ = 10.0
 HORIZON = 50  # ticks of a chunk

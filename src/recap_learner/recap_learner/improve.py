@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recap_station.files import write_json
+
 from recap_learner.iteration import fit_policy, fit_value, gather_frames, make_labels
 from recap_learner.labels import LabelRule
 from recap_learner.policy_training import PolicyTraining
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining
-from recap_station.files import write_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def next_iteration(run: Path) -> Path:
 
 def recorded_bags(run: Path) -> list[Path]:
     """The run's own folders of bags: demonstrations and every iteration's rollouts."""
-    folders = [run / "demonstrations", *sorted(run.glob("iteration_*/bags")), *sorted(run.glob("iteration_*/live"))]
+    folders = [run / "demonstrations"]
+    for part in ("live", "bags"):
+        folders += sorted(run.glob(f"iteration_*/{part}"))
     return [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from recap_policy.checkpoint import load_policy, load_vision, save_policy
+from recap_policy.config import vla_config
+from recap_policy.tokens import Tokenizer
+from recap_policy.vla import VLA, Batch
 
 from recap_learner.frames import Frames
 from recap_learner.training import Progress, Schedule, fit
-from recap_policy.checkpoint import load_policy, save_policy
-from recap_policy.config import get_config
-from recap_policy.normalize import ActionCodec, StateBins
-from recap_policy.vla import VLA, Batch
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,9 @@ def train_policy(
     if start is not None:
         model = load_policy(start, station)
     else:
-        config = get_config(how.config)
-        model = VLA.create(
-            config,
-            station=station,
-            vision=vision,
-            codec=ActionCodec.fit(chunks, state, station.is_gripper, config),
-            bins=StateBins.fit(state),
-            seed=seed,
-        )
+        model = _fresh(frames, chunks, how.config, vision, seed)
+    # The tower is frozen: its tokens were computed once for every frame.
+    model.vision.requires_grad_(False)
     stages, prompts = frames.stages, frames.prompts
     weight = np.full(len(frames), 1.0 / len(frames))
     if how.positive_share is not None:
@@ -74,18 +68,27 @@ def train_policy(
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = torch.multinomial(odds, how.schedule.batch, replacement=True, generator=generator).numpy()
-        shown = torch.from_numpy(indicator[pick].astype(np.int64))
-        dropped = torch.rand(len(pick), generator=generator) < how.indicator_dropout
         batch = Batch(
             image_features=torch.from_numpy(frames.tokens[pick].astype(np.float32)),
             state=state[pick],
             prompt=prompts[pick].tolist(),
             subtask=stages[pick].tolist(),
-            indicator=torch.where(dropped, -1, shown),
+            indicator=torch.from_numpy(indicator[pick].astype(np.int64)),
             actions=chunks[pick],
         )
-        return model.loss(batch, generator, draws=how.draws)
+        return model.loss(batch, generator, how.draws, how.indicator_dropout)
 
     log = fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, progress)
     save_policy(model, out, lineage)
     return log
+
+
+def _fresh(frames: Frames, chunks: torch.Tensor, config: str, vision: Path, seed: int) -> VLA:
+    torch.manual_seed(seed)
+    shape = vla_config(config)
+    texts = sorted({*frames.prompts, *frames.stages})
+    model = VLA(shape, Tokenizer.fit(texts, shape.word_slots))
+    model.vision.load_state_dict(load_vision(vision).state_dict())
+    is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
+    model.fit_normalizers(chunks, torch.from_numpy(frames.state), is_gripper)
+    return model

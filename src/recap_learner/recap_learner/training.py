@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from recap_station.files import replace_file, write_json
+from torch import nn
 
 Progress = Callable[[float, str], None]
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from recap_policy.checkpoint import load_value, save_value
+from recap_policy.config import value_config
+from recap_policy.tokens import Tokenizer
+from recap_policy.value import ValueModel
 
 from recap_learner.frames import Frames
 from recap_learner.gates import ValueReport, judge_value
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.training import Progress, Schedule, fit
-from recap_policy.checkpoint import load_value, save_value
-from recap_policy.config import get_config
-from recap_policy.value import ValueModel, two_hot
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def train_value(
     values: dict[str, np.ndarray] = {}
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
-        model = load_value(start) if start else ValueModel(get_config(how.config), _seeded(seed + fold))
+        model = load_value(start) if start else _fresh(frames, how.config, seed + fold)
         _fit_value(
             model,
             frames,
@@ -128,14 +129,14 @@ def _fit_value(
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
         logits = model.logits(*_inputs(frames.where(pick)))
-        return {"loss": F.cross_entropy(logits, two_hot(target[pick], logits.shape[-1]))}
+        return {"loss": F.cross_entropy(logits, model.two_hot(target[pick]))}
 
     def stop(step: int) -> bool:
         if (step + 1) % how.check_every:
             return False
         with torch.inference_mode():
             logits = model.logits(*_inputs(frames.where(test)))
-            found = float(F.cross_entropy(logits, two_hot(target[test], logits.shape[-1])))
+            found = float(F.cross_entropy(logits, model.two_hot(target[test])))
         if found < best["loss"]:
             best.update(loss=found, bad=0, weights={k: v.clone() for k, v in model.state_dict().items()})
         else:
@@ -161,8 +162,12 @@ def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     )
 
 
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _fresh(frames: Frames, config: str, seed: int) -> ValueModel:
+    torch.manual_seed(seed)
+    shape = value_config(config)
+    model = ValueModel(shape, Tokenizer.fit(sorted(set(frames.prompts)), shape.word_slots))
+    model.fit_normalizers(torch.from_numpy(frames.state))
+    return model
 
 
 def _part(progress: Progress | None, index: int, count: int) -> Progress | None:

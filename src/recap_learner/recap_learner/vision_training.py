@@ -16,17 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-
-from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import save_vision
-from recap_policy.config import get_config
+from recap_policy.config import vla_config
 from recap_policy.vision import LocalizeHead, VisionTower
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.files import replace_file
 from recap_station.sim.cell import Cell
 
-MAX_DISTANCE_M = 1.5  # scale of camera-frame coordinates
+from recap_learner.training import Progress, Schedule, fit
 
 
 @dataclass(frozen=True)
@@ -53,27 +50,25 @@ def train_vision(
     data = np.load(scenes)
     images, xyz, visible = (data[k] for k in ("images", "xyz", "visible"))
     held_out = len(images) // 12
-    config = get_config(how.config)
+    config = vla_config(how.config)
     torch.manual_seed(seed)
     tower, head = VisionTower(config.vision), LocalizeHead(config.vision, xyz.shape[1])
     model = torch.nn.ModuleDict({"tower": tower, "head": head})
     train_images = torch.from_numpy(images[held_out:])
+    head.fit(torch.from_numpy(xyz[held_out:]), torch.from_numpy(visible[held_out:]))
     train_xyz, train_visible = torch.from_numpy(xyz[held_out:]), torch.from_numpy(visible[held_out:])
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = torch.randint(len(train_images), (how.schedule.batch,), generator=generator)
-        where, seen = head(tower(_augment(train_images[pick], generator)))
-        mask = train_visible[pick]
-        error = F.smooth_l1_loss(where, train_xyz[pick] / MAX_DISTANCE_M, beta=0.01, reduction="none")
-        place = (error.mean(-1) * mask).sum() / mask.sum().clamp(min=1)
-        sight = F.binary_cross_entropy_with_logits(seen, mask.float())
-        return {"loss": 20.0 * place + 0.1 * sight, "place": place, "sight": sight}
+        tokens = tower(_augment(train_images[pick], generator))
+        return head.loss(tokens, train_xyz[pick], train_visible[pick])
 
     part = (lambda f, text: progress(0.4 + 0.6 * f, text)) if progress else None
     fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, part)
     with torch.inference_mode():
-        where = torch.cat([head(tower(torch.from_numpy(i)))[0] for i in np.split(images[:held_out], 8)])
-    error_m = np.linalg.norm(where.numpy() * MAX_DISTANCE_M - xyz[:held_out], axis=-1)
+        parts = np.array_split(images[:held_out], 8)
+        found = torch.cat([head(tower(torch.from_numpy(part))).xyz for part in parts])
+    error_m = np.linalg.norm(found.numpy() - xyz[:held_out], axis=-1)
     report = {
         name: float(np.median(error_m[:, i][visible[:held_out, i]]))
         for i, name in enumerate(data["names"].tolist())

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from recap_station.files import write_json
 from rich.console import Console
 
 from recap.live import run_live
 from recap.rollout import Rollouts, load_attempts, run_attempts, save_attempts, summarize
 from recap.stages import Report, Runner, Stage, code_version
-from recap_station.files import write_json
 
 # Ranges of start-state seeds; evaluation seeds are used for nothing else.
 DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000

@@ -14,7 +14,6 @@ from typing import Any
 from recap.stages import Report
 
 
-
 class LiveError(RuntimeError):
     """The graph did not come up or an attempt was never ended. Names the log to read."""
 

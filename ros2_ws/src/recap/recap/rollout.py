@@ -18,8 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-
-from recap_station import bags, topics
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import STYLES, Expert
@@ -28,6 +26,9 @@ from recap_teleop.episode import episode_id
 from recap_teleop.modes import Mode
 from recap_teleop.operator import Operator
 from recap_teleop.recorder import EpisodeRecorder
+
+from recap_station import topics
+from recap_station.cdr import compressed_image, joint_state, serialize
 
 JPEG_QUALITY = 90
 
@@ -136,11 +137,7 @@ def run_attempt(
         style = str(rng.choice(list(rollouts.styles), p=odds / odds.sum()))
         expert = Expert(station, task, STYLES[style], seed)
     else:
-        from recap_policy.runtime import ChunkedPolicy
-
-        driver = ChunkedPolicy(
-            policy, task.prompt, rollouts.execute_steps, rollouts.latency_ticks, rollouts.beta, seed
-        )
+        driver = _Driver(policy, task.prompt, rollouts)
         if rng.random() < rollouts.operator:
             operator = Operator(station, task, seed)
     recording = _Recording(rollouts, station, task, cell, seed) if rollouts.bags else None
@@ -185,6 +182,33 @@ def run_attempt(
     return Attempt(seed, success, reason, ticks * step, takeovers, share, style, bag)
 
 
+class _Driver:
+    """The policy as the policy node runs it: a chunk is asked for ahead of time and arrives
+    `latency_ticks` after its observation; each tick takes the chunk's step for that tick."""
+
+    def __init__(self, policy: Any, prompt: str, rollouts: Rollouts) -> None:
+        from recap_policy.chunks import ChunkBuffer
+
+        self.policy, self.prompt = policy, prompt
+        self.beta, self.latency = rollouts.beta, rollouts.latency_ticks
+        self.buffer = ChunkBuffer(execute=rollouts.execute_steps, lead=rollouts.latency_ticks)
+        self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
+
+    def command(self, tick: int, cell: Cell, state: np.ndarray) -> np.ndarray | None:
+        if self.pending and tick >= self.pending[0]:
+            self.buffer.push(*self.pending[1])
+            self.pending = None
+        if self.pending is None and self.buffer.needs_chunk(tick):
+            images = {camera: cell.render(camera) for camera in cell.station.camera_names}
+            chunk = self.policy.infer(images, state, self.prompt, beta=self.beta)
+            self.pending = (tick + self.latency, (chunk, tick))
+        return self.buffer.pop(tick)
+
+    def flush(self) -> None:
+        self.buffer.flush()
+        self.pending = None
+
+
 class _Recording:
     """Writes the topics of one attempt as the recorder node would, on simulated time."""
 
@@ -219,23 +243,40 @@ class _Recording:
             write(
                 topics.CONTROL_MODE,
                 now,
-                bags.control_mode(now, command.mode.value, command.source, command.reason),
+                serialize(
+                    topics.MODE_TYPE,
+                    stamp_ns=now,
+                    mode=command.mode.value,
+                    source=command.source,
+                    reason=command.reason,
+                ),
             )
-        write(topics.JOINT_STATES, now, bags.joint_state(now, names, state))
+        write(topics.JOINT_STATES, now, joint_state(now, names, state))
         if policy_command is not None:
-            write(topics.POLICY_COMMAND, now, bags.joint_state(now, names, policy_command, "policy"))
+            write(topics.POLICY_COMMAND, now, joint_state(now, names, policy_command, "policy"))
         if teleop_command is not None:
-            write(topics.TELEOP_COMMAND, now, bags.joint_state(now, names, teleop_command, "teleop"))
-        write(topics.JOINT_COMMAND, now, bags.joint_state(now, names, command.positions, command.source))
+            write(topics.TELEOP_COMMAND, now, joint_state(now, names, teleop_command, "teleop"))
+        write(topics.JOINT_COMMAND, now, joint_state(now, names, command.positions, command.source))
         if tick >= self.image_due:
             self.image_due += self.period
-            write(topics.SIM_TRUTH, now, bags.sim_truth(now, truth.stage, truth.success, truth.failure, truth.qpos))
+            write(
+                topics.SIM_TRUTH,
+                now,
+                serialize(
+                    topics.TRUTH_TYPE,
+                    stamp_ns=now,
+                    stage=truth.stage,
+                    success=truth.success,
+                    failure=truth.failure,
+                    qpos=truth.qpos,
+                ),
+            )
             for camera in self.station.camera_names:
                 rgb = self.cell.render(camera)
                 _, jpeg = cv2.imencode(
                     ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
                 )
-                write(topics.image_topic(camera), now, bags.compressed_image(now, jpeg.tobytes(), camera))
+                write(topics.image_topic(camera), now, compressed_image(now, jpeg.tobytes(), camera))
 
     def stop(self, ticks: int, success: bool, reason: str) -> str:
         now = self._stamp(ticks)
@@ -249,9 +290,9 @@ class _Recording:
         return self.start_ns + round(tick * self.station.step_s * 1e9)
 
     def _episode(self, now: int, state: int, outcome: int, reason: str, elapsed_s: float) -> bytes:
-        return bags.serialize(
+        return serialize(
             topics.EPISODE_TYPE,
-            header=bags.header(now),
+            stamp_ns=now,
             id=self.id,
             state=state,
             outcome=outcome,

@@ -19,7 +19,6 @@ from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
-
 from recap_interfaces.action import Train
 from recap_interfaces.srv import LoadPolicy, StartTraining
 from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, run

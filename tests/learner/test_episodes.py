@@ -1,0 +1,118 @@
+"""A bag with a correction becomes an episode; bags that cannot be used say why."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from recap_learner.episodes import ConversionError, convert_bags, load_episode, read_bag, read_images
+from recap_station import topics
+from recap_station.bags import BagWriter
+from recap_station.cdr import compressed_image, joint_state, serialize
+from recap_station.contract import load_station, load_task
+
+STATION, TASK = load_station("aloha"), load_task("handover_insert")
+START, STEP = 1_700_000_000_000_000_000, 20_000_000
+TICKS, PRESS, RELEASE = 100, 40, 70
+
+
+def picture(index: int) -> bytes:
+    image = np.full((96, 96, 3), 2 * index, np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+def make_bag(folder: Path, outcome: str = "success", source: str = "rollout", gap: bool = False) -> Path:
+    bag = folder / "attempt"
+    names, dof = STATION.joint_names, STATION.dof
+    with BagWriter(bag, topics.recorded_topics(STATION), topics.LATCHED) as writer:
+        for tick in range(TICKS):
+            now = START + tick * STEP
+            if tick in (0, TICKS - 1):
+                state = 1 if tick == 0 else 2
+                writer.write(topics.EPISODE, now, serialize(topics.EPISODE_TYPE, stamp_ns=now, state=state))
+            if not (gap and 20 <= tick < 35):
+                # Another joint order than the contract's: names decide.
+                writer.write(
+                    topics.JOINT_STATES, now, joint_state(now, names[::-1], [tick / 100] * (dof - 1) + [0.5])
+                )
+            who = "teleop" if PRESS <= tick < RELEASE else "policy"
+            command = [0.5 if who == "teleop" else 0.25] * dof
+            writer.write(topics.JOINT_COMMAND, now, joint_state(now, names, command, who))
+            writer.write(topics.POLICY_COMMAND, now, joint_state(now, names, [0.25] * dof))
+            if who == "teleop":
+                writer.write(topics.TELEOP_COMMAND, now, joint_state(now, names, [0.5] * dof))
+            if tick % 5 == 0:
+                for camera in STATION.camera_names:
+                    writer.write(topics.image_topic(camera), now, compressed_image(now, picture(tick), camera))
+                truth = serialize(topics.TRUTH_TYPE, stamp_ns=now, stage="reach" if tick < 50 else "lift")
+                writer.write(topics.SIM_TRUTH, now, truth)
+        metadata = {
+            "recap.episode": "attempt",
+            "recap.task": json.dumps(TASK.to_dict()),
+            "recap.station": json.dumps(STATION.to_dict()),
+            "recap.source": source,
+        }
+        if outcome:
+            metadata["recap.outcome"] = outcome
+        writer.set_metadata(metadata)
+    return bag
+
+
+def test_every_tick_knows_its_state_command_and_who_commanded(tmp_path):
+    episode = read_bag(make_bag(tmp_path), tmp_path)
+    assert len(episode) == TICKS
+    np.testing.assert_array_equal(np.diff(episode.time_ns), STEP)
+    np.testing.assert_allclose(episode.state[:, 1], np.arange(TICKS) / 100, atol=1e-6)
+    np.testing.assert_allclose(episode.state[:, 0], 0.5)
+    expected = np.zeros(TICKS, bool)
+    expected[PRESS:RELEASE] = True
+    np.testing.assert_array_equal(episode.correction, expected)
+    np.testing.assert_allclose(episode.command[:, 3], np.where(expected, 0.5, 0.25))
+    assert not np.isnan(episode.policy_command).any()  # the policy's wish is kept while a person commands
+    assert np.isnan(episode.teleop_command[:PRESS]).all()
+    assert list(episode.stage[[0, 49, 50]]) == ["reach", "reach", "lift"]
+    assert episode.info.success and not episode.gap.any()
+
+
+def test_images_stay_in_the_bag_and_are_found_from_the_ticks(tmp_path):
+    bag = make_bag(tmp_path)
+    episode = read_bag(bag, tmp_path)
+    camera = STATION.camera_names[1]
+    index = episode.image[camera]
+    np.testing.assert_array_equal(index, np.arange(TICKS) // 5)
+    shown = [int(round(image.mean())) for image in read_images(bag, camera, index[[0, 50, 99]])]
+    assert shown == [0, 100, 190]
+
+
+def test_demonstrations_have_no_corrections(tmp_path):
+    assert not read_bag(make_bag(tmp_path, source="demonstration"), tmp_path).correction.any()
+
+
+def test_silence_of_the_robot_is_marked_as_a_gap(tmp_path):
+    gap = read_bag(make_bag(tmp_path, gap=True), tmp_path).gap
+    assert not gap[:24].any() and gap[26:35].all() and not gap[35:].any()
+
+
+def test_an_episode_comes_back_from_disk(tmp_path):
+    files, problems = convert_bags([make_bag(tmp_path / "bags")], tmp_path / "store")
+    assert not problems
+    made, back = read_bag(tmp_path / "bags" / "attempt", tmp_path / "store"), load_episode(files[0])
+    assert back.info == made.info
+    for name in ("time_ns", "state", "command", "teleop_command", "correction", "stage", "gap"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(made, name), err_msg=name)
+    assert back.image.keys() == made.image.keys()
+
+
+def test_a_bag_without_outcome_is_refused_and_the_others_go_on(tmp_path):
+    make_bag(tmp_path / "a", outcome="")
+    make_bag(tmp_path / "b")
+    files, problems = convert_bags([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
+    assert len(files) == 1 and len(problems) == 1
+    assert "no outcome" in problems[0] and "label it first" in problems[0]
+
+
+def test_a_folder_without_bags_is_an_error(tmp_path):
+    with pytest.raises(ConversionError, match="holds no bag"):
+        convert_bags([tmp_path], tmp_path / "store")
