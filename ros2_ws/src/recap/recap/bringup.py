@@ -1,0 +1,192 @@
+"""What runs on a robot cell, described once: launch arguments and nodes.
+
+`launch/bringup.launch.py` turns the plan made here into launch_ros nodes, `recap.processes` into child
+processes where ROS 2's launch is not installed. Neither knows a node of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recap_station.contract import ContractError, load_station, load_task
+
+STOP_S = 2.0  # a node has this long after SIGINT before it is killed; then the same again for its group
+RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument `name:=value`. Values are text, as ROS 2 launch has them."""
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node. `arguments` become ROS parameters of the same name; `only_if` is (argument, value)."""
+
+    package: str
+    executable: str
+    name: str
+    arguments: tuple[str, ...] = ()
+    only_if: tuple[str, str] | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """A node as it is to be started. Parameters: `defaults`, then `params_file`, then `given`; later wins."""
+
+    spec: NodeSpec
+    namespace: str
+    defaults: Mapping[str, bool | str] = field(default_factory=dict)
+    params_file: str = ""
+    given: Mapping[str, bool | str] = field(default_factory=dict)
+    log_level: str = "info"
+
+
+BOOLEAN = ("true", "false")
+
+ARGUMENTS = (
+    Argument("namespace", "", "namespace of all nodes and topics"),
+    Argument("use_sim_time", "false", "take time from /clock", BOOLEAN),
+    Argument("params_file", "", "YAML with ROS parameters: before the defaults, after arguments given here"),
+    Argument("autostart", "true", "nodes configure and activate themselves, without a manager", BOOLEAN),
+    Argument("log_level", "info", "of all nodes", ("debug", "info", "warn", "error", "fatal")),
+    Argument("use_sim", "true", "start the simulated cell; false: the robot's own drivers run", BOOLEAN),
+    Argument("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
+    Argument("task", "handover_insert", "task: a name in config/tasks, or a path to a YAML"),
+    Argument("checkpoint", "", "folder of the policy; empty: wait for the load_policy service"),
+    Argument("value_checkpoint", "", "folder of the value function; empty: no value is published"),
+    Argument("prompt", "", "what the policy is told; empty: the task's prompt"),
+    Argument("record", "true", "write a bag of every attempt", BOOLEAN),
+    Argument("bag_dir", "bags", "folder for the bags"),
+    Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
+)
+
+# Light nodes get no thread pools: the second core belongs to inference.
+_LIGHT = (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"))
+_CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
+
+NODES = (
+    NodeSpec("recap_station", "station_node", "station", _CELL, ("use_sim", "true"), _LIGHT),
+    NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "pedal_node", "pedal", _CELL, ("operator", "none"), _LIGHT),
+    NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
+    NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
+    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, "checkpoint", "value_checkpoint", "prompt")),
+    NodeSpec("recap_learner", "learner_node", "learner", (*_CELL, "bag_dir")),
+)
+
+
+class UsageError(ValueError):
+    """An argument that does not exist or has a value it cannot have. One readable line."""
+
+
+def read_arguments(words: list[str]) -> dict[str, str]:
+    """`name:=value` words → values of all arguments. Raises UsageError, with the nearest name."""
+    values = {argument.name: argument.default for argument in ARGUMENTS}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator:
+            raise UsageError(f"wanted name:=value, found {word!r}")
+        if name not in values:
+            close = difflib.get_close_matches(name, values, n=1, cutoff=0.5)
+            hint = f", did you mean {close[0]!r}?" if close else f" (there are: {', '.join(values)})"
+            raise UsageError(f"no launch argument {name!r}{hint}")
+        values[name] = value
+    return values
+
+
+def plan(values: Mapping[str, str]) -> list[PlannedNode]:
+    """Values of all arguments → the nodes to start.
+
+    Raises UsageError on a value that an argument cannot have, ContractError when the station, task,
+    checkpoint or parameter file named cannot be used: before anything has been started.
+    """
+    values = {argument.name: _checked(argument, values[argument.name]) for argument in ARGUMENTS}
+    load_station(values["station"])
+    load_task(values["task"])
+    for name in ("checkpoint", "value_checkpoint"):
+        if values[name] and not Path(values[name]).is_dir():
+            raise ContractError(f"{name} {values[name]!r}: wanted the folder of a checkpoint, found none")
+    if values["params_file"] and not Path(values["params_file"]).is_file():
+        raise ContractError(f"params_file {values['params_file']!r}: no such file")
+    namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
+    nodes = []
+    for spec in NODES:
+        if spec.only_if is not None and values[spec.only_if[0]] != spec.only_if[1]:
+            continue
+        defaults: dict[str, bool | str] = {}
+        given: dict[str, bool | str] = {}
+        for argument in ARGUMENTS:
+            if argument.name in spec.arguments:
+                value = values[argument.name]
+                typed = value == "true" if argument.choices == BOOLEAN else value
+                (defaults if value == argument.default else given)[argument.name] = typed
+        nodes.append(
+            PlannedNode(spec, namespace, defaults, values["params_file"], given, values["log_level"])
+        )
+    return nodes
+
+
+def _checked(argument: Argument, value: str) -> str:
+    lowered = value.lower() if argument.choices else value
+    if argument.choices and lowered not in argument.choices:
+        raise UsageError(f"{argument.name}: wanted {' or '.join(argument.choices)}, found {value!r}")
+    return lowered
+
+
+def executable_path(package: str, executable: str) -> Path:
+    """Where an installed node lies. Raises ContractError when the workspace is not built or not sourced."""
+    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
+        path = Path(prefix) / "lib" / package / executable
+        if prefix and path.is_file():
+            return path
+    raise ContractError(f"no executable {executable!r} of package {package!r} in AMENT_PREFIX_PATH")
+
+
+class DomainBusyError(ContractError):
+    """Another stack runs on this ROS domain: two would drive one robot."""
+
+
+def hold_domain(folder: Path = Path("/tmp")) -> int:
+    """Take this machine's ROS domain for one stack, until this process ends; → file descriptor.
+
+    The lock is the kernel's (flock), so that a crash frees it; the file only tells who holds it, and
+    outlives an exec into `ros2 launch`. Raises DomainBusyError naming the holder and the way out.
+    """
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    path = folder / f"recap-domain-{domain}.lock"
+    try:
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            os.fchmod(handle, 0o666)  # whatever the umask: the next holder may be someone else
+    except OSError as error:
+        raise ContractError(f"{path}, lock of ROS domain {domain}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(handle, 100, 0).decode(errors="replace").strip()
+        os.close(handle)
+        if holder == str(os.getpid()):  # taken before the exec into ros2 launch
+            return -1
+        raise DomainBusyError(
+            f"ROS domain {domain} is in use by another stack (process {holder or 'unknown'}); "
+            "stop it, or set ROS_DOMAIN_ID to another number from 1 to 101"
+        ) from error
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    os.set_inheritable(handle, True)
+    return handle

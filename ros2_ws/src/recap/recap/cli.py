@@ -1,0 +1,285 @@
+"""`./recap <verb>`: the command line. Heavy modules are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+app = typer.Typer(
+    name="recap",
+    help="RECAP for ROS 2: robot policies that learn from their own attempts and from corrections.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable last line on standard output.")]
+Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
+Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
+
+
+def _root() -> Path:
+    """The checkout: where runs/ and bags/ are and tests/ live."""
+    return Path(os.environ.get("RECAP_ROOT") or Path(__file__).resolve().parents[4])
+
+
+def _console(as_json: bool) -> Console:
+    """With --json, standard output is kept for the one line."""
+    return Console(stderr=as_json)
+
+
+@contextmanager
+def _bar(title: str, as_json: bool) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar, driven by report(fraction, note)."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
+    note = TextColumn("{task.fields[note]}")
+    with Progress(*columns, TimeElapsedColumn(), note, console=_console(as_json)) as bar:
+        task = bar.add_task(title, total=1.0, note="")
+        yield lambda fraction, text: bar.update(task, completed=fraction, note=text)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what was found on this machine, and what is missing.
+
+    Example: `./recap doctor`
+    """
+    from recap.doctor import as_json as to_json
+    from recap.doctor import examine, failed, show
+
+    findings = examine()
+    if as_json:
+        print(to_json(findings))
+    else:
+        show(findings, Console())
+    raise typer.Exit(1 if failed(findings) else 0)
+
+
+@app.command()
+def test(
+    match: Annotated[str, typer.Option("-k", help="Only tests whose names match, as pytest has it.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="The slow tests too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the code (ruff, mypy) and run the tests.
+
+    Example: `./recap test`, or `./recap test -k arbiter`
+    """
+    root, seconds, codes = _root(), {}, {}
+    pytest = [sys.executable, "-m", "pytest", "-q"]
+    if match:
+        pytest += ["-k", match]
+    if every:
+        pytest += ["-m", "slow or not slow"]
+    steps = {
+        "ruff": [sys.executable, "-m", "ruff", "check", "."],
+        "mypy": [sys.executable, "-m", "mypy"],
+        "pytest": pytest,
+    }
+    for name, command in steps.items():
+        begin = time.monotonic()
+        print(f"== {name}", flush=True, file=sys.stderr if as_json else sys.stdout)
+        output = sys.stderr if as_json else None
+        codes[name] = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=output).returncode
+        seconds[name] = round(time.monotonic() - begin, 1)
+    wrong = [name for name, code in codes.items() if code != 0]
+    if as_json:
+        print(json.dumps({"ok": not wrong, "failed": wrong, "seconds": seconds}))
+    elif wrong and wrong != ["pytest"]:
+        print(f"recap test: {' and '.join(wrong)} failed", file=sys.stderr)
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def up(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME:=VALUE]...", help="Launch arguments.")
+    ] = None,
+    show_args: Annotated[bool, typer.Option("--show-args", help="List the launch arguments.")] = False,
+    manager: Annotated[
+        str, typer.Option(help="launch: ros2 launch; supervisor: without it; auto: the first that is there.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Bring a cell up: station, policy, arbiter, pedal, episode control, recorder, learner. Ctrl-C ends it.
+
+    Example: `./recap up use_sim:=true checkpoint:=runs/demo/iteration_01/policy operator:=scripted`
+    """
+    from recap import bringup
+    from recap.doctor import has_launch
+
+    if show_args:
+        for argument in bringup.ARGUMENTS:
+            choices = f" ({', '.join(argument.choices)})" if argument.choices else ""
+            print(f"{argument.name}:={argument.default}\n    {argument.description}{choices}")
+        return
+    if manager not in ("auto", "launch", "supervisor"):
+        raise bringup.UsageError(f"--manager: wanted auto, launch or supervisor, found {manager!r}")
+    values = bringup.read_arguments(arguments or [])
+    nodes = bringup.plan(values)
+    bringup.hold_domain()
+    if manager == "launch" or (manager == "auto" and has_launch()):
+        sys.stdout.flush()
+        os.execvp("ros2", ["ros2", "launch", "recap", "bringup.launch.py", *(arguments or [])])
+    from recap.processes import run
+
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    print(f"recap: {len(nodes)} nodes on ROS domain {domain}; Ctrl-C ends them", file=sys.stderr)
+    code = run(nodes)
+    if as_json:
+        print(json.dumps({"ok": code == 0, "nodes": [node.spec.name for node in nodes]}))
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Every step, too small to learn anything.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole of RECAP once round in the simulated cell, to a report with pictures.
+
+    Example: `./recap demo`
+    """
+    from recap.demo import QUICK, DemoConfig, run_demo, verdict_lines
+
+    console = _console(as_json)
+    summary = run_demo(run, QUICK if quick else DemoConfig(), console)
+    for line in verdict_lines(summary):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"report: {escape(str(run / 'report.html'))}", highlight=False)
+    if as_json:
+        print(json.dumps({"ok": True, "report": str(run / "report.html"), "summary": summary}))
+
+
+@app.command()
+def collect(
+    bags: Annotated[Path, typer.Option(help="Folder for the bags.")] = Path("bags"),
+    attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 0,
+    style: Annotated[str, typer.Option(help="How the expert moves: fast, slow, sloppy or failing.")] = "fast",
+    station: Station = "aloha",
+    task: Task = "handover_insert",
+    as_json: Json = False,
+) -> None:
+    """Record demonstrations of the scripted expert in the simulated cell, faster than real time.
+
+    Example: `./recap collect --attempts 20 --style sloppy --bags bags`
+    """
+    from recap_station.contract import ContractError
+    from recap_station.sim.expert import STYLES
+
+    from recap.rollout import Rollouts, run_attempts, summarize
+
+    if style not in STYLES:
+        raise ContractError(f"style: wanted {', '.join(STYLES)}, found {style!r}")
+    what = Rollouts(station, task, styles={style: 1.0}, bags=bags, source="demonstration")
+    with _bar("Demonstrations", as_json) as report:
+        found = run_attempts(what, range(seed, seed + attempts), progress=report)
+    _tell({"bags": [attempt.bag for attempt in found], **summarize(found)}, as_json)
+
+
+@app.command()
+def convert(
+    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    store: Annotated[Path, typer.Option(help="Folder for the episodes.")] = Path("episodes"),
+    as_json: Json = False,
+) -> None:
+    """Make labelled episodes of bags: one row per 50 Hz tick, who commanded, which image.
+
+    Bags are not changed. One that cannot be used is named with the reason; the others are converted.
+
+    Example: `./recap convert bags --store episodes`
+    """
+    from recap_learner.episodes import convert_bags
+
+    with _bar("Episodes", as_json) as report:
+        files, problems = convert_bags(bags, store, report)
+    for problem in problems:
+        print(f"recap: {problem}", file=sys.stderr)
+    _tell({"episodes": [str(file) for file in files], "problems": problems}, as_json, ok=not problems)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
+    attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 90_000,
+    station: Station = "aloha",
+    task: Task = "handover_insert",
+    as_json: Json = False,
+) -> None:
+    """Success and throughput of a policy in the simulated cell, with 95 % intervals.
+
+    Example: `./recap eval runs/demo/iteration_01/policy --attempts 100`
+    """
+    from recap_station.contract import ContractError
+
+    from recap.rollout import Rollouts, run_attempts, summarize
+
+    if not checkpoint.is_dir():
+        raise ContractError(f"checkpoint {str(checkpoint)!r}: wanted the folder of a policy, found none")
+    with _bar("Attempts", as_json) as report:
+        found = run_attempts(
+            Rollouts(station, task, checkpoint=checkpoint), range(seed, seed + attempts), progress=report
+        )
+    _tell(summarize(found), as_json)
+
+
+def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
+    """The result of a verb: one JSON line, or a few readable ones."""
+    if as_json:
+        print(json.dumps({"ok": ok, **result}))
+        return
+    for name, value in result.items():
+        if isinstance(value, list):
+            print(f"{name}: {len(value)}")
+        elif value is not None:
+            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed with one line saying why, 2 wrong usage."""
+    from recap.bringup import UsageError
+
+    try:
+        app(argv)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UsageError as error:
+        print(f"recap: {_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if os.environ.get("RECAP_DEBUG"):
+            traceback.print_exc()
+        expected = isinstance(error, (ValueError, OSError, RuntimeError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        hint = "" if expected or os.environ.get("RECAP_DEBUG") else " (RECAP_DEBUG=1 shows where)"
+        print(f"recap: {kind}{_line(error)}{hint}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

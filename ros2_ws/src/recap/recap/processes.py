@@ -1,0 +1,123 @@
+"""The planned nodes as child processes, for machines without ROS 2's launch.
+
+supervisor (supervisord's own classes, in this process) starts, restarts and stops them; this module
+writes its configuration from the plan, prefixes every line with the node's name, and says what ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import yaml
+from supervisor import events
+from supervisor.medusa.asyncore_25 import ExitNow
+from supervisor.options import ServerOptions
+from supervisor.supervisord import Supervisor
+
+from recap.bringup import RESPAWN_S, STOP_S, PlannedNode, executable_path
+
+RETRIES = 3  # starts in a row that may fail within a second before a node is given up
+
+
+def command(node: PlannedNode, folder: Path) -> list[str]:
+    """Command line of one node, ROS parameters written to files in `folder` as ros2 launch does."""
+    words = [str(executable_path(node.spec.package, node.spec.executable)), "--ros-args"]
+    words += ["-r", f"__node:={node.spec.name}"]
+    if node.namespace:
+        words += ["-r", f"__ns:={node.namespace}"]
+    layers = {"defaults": node.defaults, "given": node.given}
+    for layer, parameters in layers.items():
+        if parameters:
+            file = folder / f"{node.spec.name}.{layer}.yaml"
+            file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
+            words += ["--params-file", str(file)]
+        if layer == "defaults" and node.params_file:
+            words += ["--params-file", node.params_file]
+    return [*words, "--log-level", node.log_level]
+
+
+def configuration(nodes: Sequence[PlannedNode], folder: Path) -> str:
+    """supervisord's configuration. All nodes are one group: they are told to stop at the same time."""
+    names = ",".join(node.spec.name for node in nodes)
+    lines = [
+        *("[supervisord]", "nodaemon=true", "silent=true", "logfile=/dev/null", "logfile_maxbytes=0"),
+        *(f"pidfile={folder}/supervisord.pid", f"childlogdir={folder}"),
+        *("[group:stack]", f"programs={names}"),
+    ]
+    for node in nodes:
+        text = " ".join(quote(word) for word in command(node, folder)).replace("%", "%%")
+        lines += [
+            *(f"[program:{node.spec.name}]", f"command={text}"),
+            *("autorestart=true", f"startsecs={RESPAWN_S:.0f}", f"startretries={RETRIES}"),
+            *("stopsignal=INT", f"stopwaitsecs={STOP_S:.0f}", "killasgroup=true"),
+            *("redirect_stderr=true", "stdout_logfile=NONE", "stdout_events_enabled=true"),
+        ]
+        variables = ",".join(f'{name}="{value}"' for name, value in node.spec.environment)
+        if variables:
+            lines.append(f"environment={variables}")
+    return "\n".join(lines) + "\n"
+
+
+class _Stack(Supervisor):
+    """supervisord that writes its children's lines, prefixed, to stdout, and knows which it gave up."""
+
+    def __init__(self, options: ServerOptions, names: Sequence[str]) -> None:
+        super().__init__(options)
+        self.names = names
+        self.given_up: set[str] = set()
+        self._width = max(map(len, names))
+        self._pending: dict[str, bytes] = {}
+
+    def runforever(self) -> None:
+        events.subscribe(events.ProcessLogEvent, self._on_output)
+        events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
+        events.subscribe(events.ProcessStateBackoffEvent, self._on_exit)
+        events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
+        super().runforever()
+
+    def _on_output(self, event: Any) -> None:
+        name = event.process.config.name
+        data = event.data if isinstance(event.data, bytes) else event.data.encode()
+        *lines, rest = (self._pending.get(name, b"") + data).split(b"\n")
+        self._pending[name] = rest
+        for line in lines:
+            self._print(name, line.decode(errors="replace"))
+
+    def _on_exit(self, event: Any) -> None:
+        if self.options.mood > 0:  # not while everything is being stopped
+            status = event.process.exitstatus
+            self._print(event.process.config.name, f"ended with exit code {status}; starting it again")
+
+    def _on_fatal(self, event: Any) -> None:
+        name = event.process.config.name
+        self.given_up.add(name)
+        self._print(name, f"did not start {RETRIES + 1} times in a row; given up")
+        if self.given_up.issuperset(self.names):
+            self.options.mood = -1  # supervisor's word for: shut down
+
+    def _print(self, name: str, text: str) -> None:
+        try:
+            print(f"{name:<{self._width}} | {text}", flush=True)
+        except BrokenPipeError:  # whoever read this is gone; the nodes go on
+            sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+
+
+def run(nodes: Sequence[PlannedNode]) -> int:
+    """Keep the nodes running until SIGINT or SIGTERM → 0, or 1 when one of them was given up on the way."""
+    with tempfile.TemporaryDirectory(prefix="recap-up-") as name:
+        folder = Path(name)
+        file = folder / "supervisord.conf"
+        file.write_text(configuration(nodes, folder))
+        options = ServerOptions()
+        options.realize(["-c", str(file)], doc="")
+        options.first = True
+        stack = _Stack(options, [node.spec.name for node in nodes])
+        with contextlib.suppress(ExitNow):  # supervisor's way to say that all have ended
+            stack.main()
+    return 1 if stack.given_up else 0
