@@ -1,0 +1,227 @@
+"""The policy model: its masks, its losses and its sampler, on a model of the real code at toy width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from recap_policy.backbone import prefix_mask, token_positions
+from recap_policy.config import VLAConfig, vla_config
+from recap_policy.tokens import Tokenizer
+from recap_policy.vla import VLA, Batch, drop_indicator
+
+WORDS = Tokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def _config() -> VLAConfig:
+    tiny = vla_config("tiny")
+    return replace(tiny, backbone=replace(tiny.backbone, width=64, layers=2, mlp=96))
+
+
+def _batch(rows: int = 8, seed: int = 0) -> Batch:
+    """Smooth motions to one side where positive, to the other where negative, twice from each observation."""
+    g = torch.Generator().manual_seed(seed)
+    state = (torch.rand(rows // 2, 14, generator=g) - 0.5).repeat(2, 1)
+    indicator = torch.arange(rows) // (rows // 2)
+    ramp = torch.linspace(0, 1, 50)[None, :, None]
+    actions = state[:, None] + ramp * torch.where(indicator == 1, 0.4, -0.4)[:, None, None]
+    return Batch(
+        image_features=torch.randn(rows // 2, 3, 9, 96, generator=g).repeat(2, 1, 1, 1),
+        state=state,
+        prompt=["insert the peg"] * rows,
+        subtask=(["reach", "pass it on"] * rows)[: rows // 2] * 2,
+        indicator=indicator,
+        actions=actions,
+    )
+
+
+def _model(batch: Batch, tokenizer: Tokenizer = WORDS, config: VLAConfig | None = None) -> VLA:
+    model = VLA(config or _config(), tokenizer)
+    model.fit_normalizers(batch.actions, batch.state, torch.zeros(14, dtype=torch.bool))
+    return model
+
+
+def _opened(model: VLA) -> VLA:
+    """With the expert's gates open, so that everything reaches the actions before any training."""
+    for parameter in model.expert.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_overfits_a_small_batch_and_samples_what_the_indicator_says() -> None:
+    batch = _batch()
+    model = _model(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    g = torch.Generator().manual_seed(0)
+    first = last = 0.0
+    for step in range(250):
+        losses = model.loss(batch, g, draws=8, indicator_dropout=0.3)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        first = float(losses["flow"]) if step == 0 else first
+        last = float(losses["flow"])
+    assert last < 0.3 * first
+    model.eval()
+    arguments = (batch.image_features, batch.state, batch.prompt)
+    good = model.sample(*arguments, indicator="positive", steps=10, generator=g)
+    bad = model.sample(*arguments, indicator="negative", steps=10, generator=g)
+    assert good.subtask == list(batch.subtask)
+    moved_good = (good.actions[:, -1] - batch.state).mean()
+    moved_bad = (bad.actions[:, -1] - batch.state).mean()
+    assert moved_good == pytest.approx(0.4, abs=0.1)
+    assert moved_bad == pytest.approx(-0.4, abs=0.1)
+    guided = model.sample(*arguments, indicator="positive", beta=2.0, steps=10, generator=g)
+    assert (guided.actions[:, -1] - batch.state).mean() > 0.3
+
+
+def test_images_see_each_other_and_text_sees_only_the_past() -> None:
+    valid = torch.tensor([[True, True, True, True, False, True]])
+    mask = prefix_mask(valid, images=2)[0]
+    assert mask.int().tolist() == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0, 1],
+    ]
+    assert token_positions(valid).tolist() == [[0, 1, 2, 3, 3, 4]]
+
+
+def test_the_indicator_changes_no_subtask_logit_and_does_change_the_actions() -> None:
+    batch = _batch()
+    model = _opened(_model(batch))
+
+    def losses(code: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        changed = replace(batch, indicator=torch.full((8,), code))
+        return model.loss(changed, generator, indicator_dropout=0.0)
+
+    positive, negative, absent = losses(1), losses(0), losses(-1)
+    assert positive["subtask"] == negative["subtask"] == pytest.approx(float(absent["subtask"]), abs=1e-6)
+    assert positive["flow"] != negative["flow"] != absent["flow"]
+
+
+def test_padding_changes_nothing() -> None:
+    batch = _batch(2)
+    model = _opened(_model(batch))
+    noise = torch.randn(2, 10, 14)
+    prompts = ["lift", "insert the peg, slowly"]
+    both = model.sample(batch.image_features, batch.state, prompts, beta=1.5, noise=noise)
+    for row in range(2):
+        one = slice(row, row + 1)
+        alone = model.sample(batch.image_features[one], batch.state[one], prompts[one], beta=1.5, noise=noise[one])
+        assert alone.subtask[0] == both.subtask[row]
+        torch.testing.assert_close(alone.actions, both.actions[one], atol=1e-5, rtol=1e-4)
+
+
+def test_reading_in_pieces_equals_reading_at_once() -> None:
+    """The sampler's cached prefix gives the velocity that the training pass gives for the same text."""
+    batch = replace(_batch(4), indicator=torch.tensor([1, 0, -1, 1]))
+    model = _opened(_model(batch))
+    seen: list[Tensor] = []
+    hook = model.expert.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    model.loss(batch, torch.Generator().manual_seed(3), draws=1, indicator_dropout=0.0)
+    hook.remove()
+    g = torch.Generator().manual_seed(3)
+    torch.rand(4, generator=g)  # the dropout's draw
+    noise = torch.randn(4, 1, 10, 14, generator=g)
+    time = 0.999 * torch.rand((4, 1), generator=g) ** (1 / 1.5) + 0.001
+    actions = model.codec.encode(batch.actions, batch.state)[:, None]
+    noisy = time[..., None, None] * noise + (1 - time[..., None, None]) * actions
+    for row, word in enumerate(["positive", "negative", "", "positive"]):
+        one = slice(row, row + 1)
+        caught: list[tuple] = []
+        hook = model.expert.register_forward_pre_hook(lambda _m, inputs, out=caught: out.append(inputs))
+        model.sample(
+            batch.image_features[one], batch.state[one], ["insert the peg"], indicator=word, steps=1,
+            subtask=[batch.subtask[row]], noise=torch.zeros(1, 10, 14),
+        )  # fmt: skip
+        hook.remove()
+        _, _, cache, plan = caught[0]
+        velocity = model.expert(noisy[one], time[one], cache, plan)
+        torch.testing.assert_close(velocity, seen[0][one], atol=1e-4, rtol=1e-3)
+
+
+def test_the_expert_reaches_the_backbone_unless_insulated() -> None:
+    batch = _batch()
+
+    def gradient(insulate: bool) -> Tensor:
+        model = _opened(_model(batch, config=replace(_config(), insulate=insulate, subtask_weight=0.0)))
+        model.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
+        weight = model.backbone.layers[0].attention.qkv.weight
+        return weight.grad
+
+    assert gradient(False).abs().max() > 0
+    assert gradient(True).abs().max() == 0
+
+
+def test_draws_do_not_see_each_other() -> None:
+    batch = _batch(2)
+    model = _opened(_model(batch))
+    seen = torch.ones(2, 2, 5, dtype=torch.bool)
+    cache = [(torch.randn(2, 1, 5, 32), torch.randn(2, 1, 5, 32)) for _ in range(2)]
+    plan = model.expert.plan(seen, seen.sum(2))
+    noisy, time = torch.randn(2, 2, 10, 14), torch.rand(2, 2)
+    both = model.expert(noisy, time, cache, plan)
+    noisy[:, 1] += 1.0
+    again = model.expert(noisy, time, cache, plan)
+    torch.testing.assert_close(both[:, 0], again[:, 0])
+    assert not torch.allclose(both[:, 1], again[:, 1])
+
+
+def test_three_in_ten_indicators_are_dropped_each_on_its_own() -> None:
+    dropped = drop_indicator(torch.ones(10_000, dtype=torch.int8), 0.3, torch.Generator().manual_seed(0))
+    assert (dropped == -1).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert set(dropped.tolist()) == {-1, 1}
+
+
+def test_sampling_never_drops_the_indicator() -> None:
+    batch = _batch(2)
+    model = _opened(_model(batch))
+    noise = torch.randn(2, 10, 14)
+    arguments = (batch.image_features, batch.state, batch.prompt)
+    actions = [model.sample(*arguments, noise=noise).actions for _ in range(8)]
+    assert all(torch.equal(actions[0], other) for other in actions)
+    assert not torch.allclose(actions[0], model.sample(*arguments, indicator="", noise=noise).actions)
+
+
+def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
+    batch = _batch(2)
+    model = _opened(_model(batch))
+    weighted = replace(batch, weight=torch.tensor([1.0, 0.0]))
+    model.loss(weighted, torch.Generator().manual_seed(0))["loss"].backward()
+    before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    changed = replace(weighted, actions=weighted.actions.clone())
+    changed.actions[1] += 1.0
+    model.loss(changed, torch.Generator().manual_seed(0))["loss"].backward()
+    after = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_text_that_is_too_long_is_refused() -> None:
+    batch = _batch(2)
+    with pytest.raises(ValueError, match="wanted at most 48"):
+        _model(batch).sample(batch.image_features, batch.state, ["x" * 60] * 2)
+
+
+def test_unknown_indicator_is_refused() -> None:
+    batch = _batch(2)
+    with pytest.raises(ValueError, match="indicator is 'good'"):
+        _model(batch).sample(batch.image_features, batch.state, batch.prompt, indicator="good")
