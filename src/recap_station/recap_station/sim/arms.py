@@ -76,7 +76,7 @@ def arm_mjcf(arm: Arm, camera: str | None) -> str:
     view = ""
     if camera:
         # on the side of the arm's own base, looking past the fingers at what lies between and before them
-        view = f'<camera name="{camera}" pos="0.0 0 -0.09" xyaxes="0 -1 0 -0.64 0 0.77" fovy="80"/>'
+        view = f'<camera name="{camera}" pos="0.03 0 -0.075" xyaxes="0 -1 0 -0.69 0 0.72" fovy="75"/>'
     dark, light = "0.16 0.17 0.20 1", "0.78 0.79 0.82 1"
     return f"""
 <body name="{p}base" pos="{arm.base_x} 0 0" euler="0 0 {arm.base_yaw}">

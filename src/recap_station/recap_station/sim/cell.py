@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from recap_station.contract import ContractError, Station, Task
+from recap_station.sim import vision
 from recap_station.sim.arms import ARM_DOF, arms_of, finger_opening, finger_target
 from recap_station.sim.model import TIMESTEP_S, build_model
 from recap_station.sim.tasks import props_of
@@ -142,6 +143,15 @@ class Cell:
         renderer = self._renderers[key]
         renderer.update_scene(self.data, camera)
         return renderer.render()
+
+    def keypoints(self, camera: str) -> dict[str, vision.Keypoint]:
+        """See `vision.keypoints`."""
+        return vision.keypoints(self, camera)
+
+    def randomize(self, rng: np.random.Generator) -> None:
+        """A random but plausible scene to render; `reset` before the next attempt."""
+        vision.randomize(self, rng)
+        self._scene = None
 
     def close(self) -> None:
         """Give back the rendering contexts; the cell can render again afterwards."""

@@ -17,6 +17,11 @@ def cell_mjcf(station: Station, task: Task) -> str:
     props = props_of(task)
     if not 1 <= len(station.cameras) <= 3:
         raise ContractError(f"the simulator has 1 to 3 cameras (base, wrists), found {len(station.cameras)}")
+    for camera in station.cameras:
+        if not (16 <= camera.width <= 1920 and 16 <= camera.height <= 1080):
+            raise ContractError(
+                f"camera {camera.name!r} is {camera.width}x{camera.height}, wanted 16x16 to 1920x1080"
+            )
     names = list(station.camera_names) + [""] * 2
     width = max(camera.width for camera in station.cameras)
     height = max(camera.height for camera in station.cameras)
@@ -40,8 +45,8 @@ def cell_mjcf(station: Station, task: Task) -> str:
  <worldbody>
   <light pos="0.3 -0.6 1.6" dir="-0.15 0.35 -1" diffuse="0.45 0.45 0.45" specular="0 0 0" castshadow="false"/>
   <geom class="solid" name="table" type="box" size="0.55 0.36 0.02" pos="0 0.04 -0.02" rgba="0.86 0.83 0.76 1"/>
-  <geom class="visual" name="floor" type="plane" size="3 3 0.1" pos="0 0 -0.6" rgba="0.30 0.33 0.37 1"/>
-  <camera name="{names[0]}" pos="0.08 -0.5 0.52" xyaxes="0.9728 0.2316 -0.0000 -0.1443 0.6062 0.7821" fovy="55"/>
+  <geom class="visual" name="floor" type="plane" size="9 9 0.1" pos="0 0 -0.6" rgba="0.36 0.40 0.45 1"/>
+  <camera name="{names[0]}" pos="0.08 -0.46 0.5" xyaxes="0.9739 0.2269 -0.0000 -0.1358 0.5828 0.8012" fovy="48"/>
   {arm_mjcf(arms[0], names[1])}
   {arm_mjcf(arms[1], names[2])}
   {props.mjcf()}
