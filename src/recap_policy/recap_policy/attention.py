@@ -57,16 +57,21 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
         return q, (k.transpose(1, 2), v.transpose(1, 2))
 
-    def attend(self, q: Tensor, kv: KeyValue, mask: Tensor) -> Tensor:
-        """q (B, L, H, D) over kv (B, G, S, D); mask (B, L, S) bool, True where seen. → (B, L, W)"""
+    def attend(self, q: Tensor, kv: KeyValue, bias: Tensor) -> Tensor:
+        """q (B, L, H, D) over kv (B, G, S, D), with the mask as `folded_bias`. → (B, L, W)"""
         rows, length = q.shape[:2]
         shared = self.heads // self.kv_heads
         # The heads of one group are folded into the queries' axis: no copy of keys and values per head.
         grouped = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        seen = mask[:, None].expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
-        out = F.scaled_dot_product_attention(grouped, kv[0], kv[1], attn_mask=seen)
+        out = F.scaled_dot_product_attention(grouped, kv[0], kv[1], attn_mask=bias)
         out = out.unflatten(2, (shared, length)).permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
         return self.out(out)
+
+
+def folded_bias(mask: Tensor, shared: int, like: Tensor) -> Tensor:
+    """mask (B, L, S) bool, True where seen → what to add to the scores, (B, 1, shared · L, S), once for all layers."""
+    bias = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, -torch.inf)
+    return bias[:, None].expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
 
 
 class GeGLU(nn.Module):

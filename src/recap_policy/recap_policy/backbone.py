@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recap_policy.attention import Attention, GeGLU, KeyValue, RMSNorm, Rotation, rotation
+from recap_policy.attention import Attention, GeGLU, KeyValue, RMSNorm, Rotation, folded_bias, rotation
 from recap_policy.config import BackboneConfig
 
 
@@ -28,13 +28,13 @@ class BackboneLayer(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, by: Rotation, mask: Tensor, past: KeyValue | None, read: slice
+        self, x: Tensor, by: Rotation, bias: Tensor, past: KeyValue | None, read: slice
     ) -> tuple[Tensor, KeyValue]:
         q, kv = self.attention.project(self.before_attention(x), by)
         if past is not None:
             kv = torch.cat([past[0], kv[0]], 2), torch.cat([past[1], kv[1]], 2)
-        x, q, mask = x[:, read], q[:, read], mask[:, read]
-        x = x + self._drop(self.after_attention(self.attention.attend(q, kv, mask)))
+        x, q = x[:, read], q[:, read]
+        x = x + self._drop(self.after_attention(self.attention.attend(q, kv, bias)))
         return x + self._drop(self.after_mlp(self.mlp(self.before_mlp(x)))), kv
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -63,10 +63,15 @@ class Backbone(nn.Module):
         """
         by = rotation(positions, self.config.head_dim, self.config.rope_base)
         x = F.dropout(x, self.config.dropout, self.training)
+        shared = self.config.heads // self.config.kv_heads
+        bias, last_bias = folded_bias(mask, shared, x), folded_bias(mask[:, read], shared, x)
         cache: list[KeyValue] = []
         for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
-            x, kv = layer(x, by, mask, past[index] if past else None, read if last else slice(None))
+            before = past[index] if past else None
+            if index < len(self.layers) - 1:
+                x, kv = layer(x, by, bias, before, slice(None))
+            else:
+                x, kv = layer(x, by, last_bias, before, read)
             cache.append(kv)
         return self.norm(x), cache
 

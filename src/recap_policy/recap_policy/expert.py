@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recap_policy.attention import Attention, GeGLU, KeyValue, Rotation, linear, rotation
+from recap_policy.attention import Attention, GeGLU, KeyValue, Rotation, folded_bias, linear, rotation
 from recap_policy.config import BackboneConfig, ExpertConfig
 
 Plan = tuple[Rotation, Tensor]
@@ -59,7 +59,7 @@ class ActionExpert(nn.Module):
         """What does not change from one Euler step to the next.
 
         seen: (B, K, S) bool, the prefix tokens that each draw may attend to; first: (B, K) position of its first
-        action token. → rotations and mask (B, K · T, S + K · T)
+        action token. → rotations of the action tokens, and the bias for attention over prefix and all draws' actions
         """
         rows, draws, _ = seen.shape
         steps = torch.arange(self.tokens, device=first.device)
@@ -67,7 +67,8 @@ class ActionExpert(nn.Module):
         own = torch.arange(draws, device=first.device).repeat_interleave(self.tokens)
         apart = (own[:, None] == own[None]).expand(rows, -1, -1)  # a draw sees only its own actions
         mask = torch.cat([seen.repeat_interleave(self.tokens, 1), apart], 2)
-        return rotation(positions, self.backbone.head_dim, self.backbone.rope_base), mask
+        by = rotation(positions, self.backbone.head_dim, self.backbone.rope_base)
+        return by, folded_bias(mask, self.backbone.heads // self.backbone.kv_heads, by[0])
 
     def forward(self, noisy: Tensor, time: Tensor, prefix: list[KeyValue], plan: Plan) -> Tensor:
         """Velocities of K draws that share one prefix.
@@ -76,14 +77,14 @@ class ActionExpert(nn.Module):
         → (B, K, T, dof)
         """
         draws, tokens = noisy.shape[1:3]
-        by, mask = plan
+        by, bias = plan
         condition = F.silu(self.time_out(F.silu(self.time_in(time_features(time, self.config.width)))))
         x = self.action_in(noisy) + self.token_embedding
         for layer, (keys, values) in zip(self.layers, prefix, strict=True):
             normed, gate = layer.before_attention(x, condition)
             q, kv = layer.attention.project(normed.flatten(1, 2), by)
             joint = torch.cat([keys, kv[0]], 2), torch.cat([values, kv[1]], 2)
-            x = x + gate * layer.attention.attend(q, joint, mask).unflatten(1, (draws, tokens))
+            x = x + gate * layer.attention.attend(q, joint, bias).unflatten(1, (draws, tokens))
             normed, gate = layer.before_mlp(x, condition)
             x = x + gate * layer.mlp(normed)
         return self.action_out(self.norm(x, condition)[0])
