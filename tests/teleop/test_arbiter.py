@@ -1,0 +1,318 @@
+"""The arbiter's promises: always a safe command, the person within one tick, a fresh policy afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recap_station.contract import load_station
+from recap_teleop.arbiter import Arbiter, ArbiterSettings, Command
+from recap_teleop.modes import Event, Mode, State
+
+STATION = load_station("aloha")
+STEP = STATION.max_velocity * STATION.step_s
+TICK = STATION.step_s
+
+
+class Cell:
+    """Drives an arbiter at 50 Hz; the robot is wherever it was last told to be."""
+
+    def __init__(self, **options: object) -> None:
+        self.arbiter = Arbiter(STATION, ArbiterSettings(**options))  # type: ignore[arg-type]
+        self.arbiter.start(STATION.home)
+        self.position = STATION.home.copy()
+        self.now = 0.0
+        self.commands: list[Command] = []
+
+    def tick(
+        self,
+        policy: np.ndarray | None = None,
+        teleop: np.ndarray | None = None,
+        pedal: bool | None = None,
+        ticks: int = 1,
+    ) -> Command:
+        for _ in range(ticks):
+            self.now += TICK
+            if pedal is not None:
+                self.arbiter.pedal(self.now, pedal)
+            if policy is not None:
+                self.arbiter.policy(self.now, policy)
+            if teleop is not None:
+                self.arbiter.teleop(self.now, teleop)
+            command = self.arbiter.tick(self.now, self.position)
+            assert command is not None
+            self.commands.append(command)
+            self.position = command.positions
+        return command
+
+
+def near(offset: float) -> np.ndarray:
+    return STATION.home + np.where(STATION.is_gripper, 0.0, offset)
+
+
+def test_without_anything_measured_nothing_is_sent_and_then_the_measured_pose_is_held() -> None:
+    arbiter = Arbiter(STATION)
+    assert arbiter.tick(0.0, None) is None
+    command = arbiter.tick(TICK, near(0.3))
+    assert command is not None and command.source == "hold" and command.mode is Mode.HOLD
+    np.testing.assert_array_equal(command.positions, near(0.3))
+
+
+def test_policy_is_followed_after_its_first_fresh_command() -> None:
+    cell = Cell()
+    first = cell.tick()
+    assert first.flush and first.mode is Mode.HANDOVER and first.source == "hold"
+    command = cell.tick(policy=near(0.01))
+    assert command.source == "policy" and command.mode is Mode.POLICY
+    np.testing.assert_allclose(cell.tick(policy=near(0.01)).positions, near(0.01))
+
+
+def test_press_hands_over_within_one_tick_and_release_waits_for_a_fresh_command() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=5, pedal=False)
+    pressed = cell.tick(policy=near(0.0), teleop=near(0.02), pedal=True)
+    assert pressed.source == "teleop"
+    assert cell.tick(policy=near(0.0), teleop=near(0.02), pedal=True).mode is Mode.TELEOP
+    # released: the command of that very tick was made before the flush
+    released = cell.tick(policy=near(0.0), pedal=False)
+    assert released.mode is Mode.HANDOVER and released.flush and released.source == "hold"
+    waiting = cell.tick(pedal=False, ticks=10)
+    assert waiting.source == "hold" and not waiting.flush
+    np.testing.assert_array_equal(waiting.positions, released.positions)
+    assert cell.tick(policy=near(0.01), pedal=False).source == "policy"
+
+
+def test_commands_that_are_not_fresh_are_not_followed_after_a_hand_back() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=3)
+    cell.tick(teleop=near(0.0), pedal=True, ticks=3)
+    cell.tick(pedal=False)
+    for _ in range(5):
+        cell.now += TICK
+        cell.arbiter.policy(cell.now, near(0.5), fresh=False)
+        command = cell.arbiter.tick(cell.now, cell.position)
+        assert command is not None and command.source == "hold"
+
+
+def test_silent_policy_is_held_within_100_ms_and_followed_again_when_it_returns() -> None:
+    cell = Cell()
+    before = cell.tick(policy=near(0.1), ticks=20)
+    quiet = [cell.tick() for _ in range(6)]
+    assert quiet[-1].mode is Mode.HOLD and quiet[-1].source == "hold"
+    np.testing.assert_array_equal(quiet[-1].positions, before.positions)
+    cell.tick(policy=near(0.1), ticks=4)
+    assert cell.arbiter.mode is Mode.POLICY
+
+
+def test_silent_person_is_held_and_the_policy_does_not_take_over_a_pressed_pedal() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=3)
+    cell.tick(policy=near(0.0), teleop=near(0.05), pedal=True, ticks=5)
+    held = cell.tick(policy=near(0.0), pedal=True, ticks=30)
+    assert held.mode is Mode.HOLD
+    assert cell.tick(policy=near(0.0), teleop=near(0.05), pedal=True).source == "teleop"
+    assert cell.tick(policy=near(0.0), pedal=False, ticks=3).mode is Mode.POLICY
+
+
+@pytest.mark.parametrize("style", ["hold", "toggle"])
+def test_silent_pedal_stops_the_person_and_the_policy_stays_out_until_it_is_heard(style: str) -> None:
+    cell = Cell(pedal_style=style)
+    cell.tick(policy=near(0.0), pedal=False, ticks=3)
+    cell.tick(policy=near(0.0), teleop=near(0.05), pedal=True, ticks=5)
+    held = cell.tick(policy=near(0.0), teleop=near(0.05), ticks=50)
+    assert held.mode is Mode.HOLD and held.source == "hold"
+    cell.tick(policy=near(0.0), pedal=False, ticks=5)
+    assert cell.arbiter.state is (State.POLICY if style == "hold" else State.STOPPED)
+
+
+def test_toggle_changes_over_with_each_press() -> None:
+    cell = Cell(pedal_style="toggle")
+    cell.tick(policy=near(0.0), pedal=False, ticks=3)
+    cell.tick(policy=near(0.0), teleop=near(0.01), pedal=True, ticks=3)
+    assert cell.tick(policy=near(0.0), teleop=near(0.01), pedal=False, ticks=10).mode is Mode.TELEOP
+    cell.tick(policy=near(0.0), pedal=True, ticks=3)
+    assert cell.tick(policy=near(0.0), pedal=False, ticks=3).mode is Mode.POLICY
+
+
+def test_presses_shorter_than_a_tick_leave_nothing_open() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), pedal=False, ticks=3)
+    for _ in range(7):
+        cell.arbiter.pedal(cell.now + 0.001, True)
+        cell.arbiter.pedal(cell.now + 0.002, False)
+    cell.tick(policy=near(0.0), pedal=False, ticks=3)
+    assert cell.arbiter.mode is Mode.POLICY
+
+
+@pytest.mark.parametrize("bad", [np.full(14, np.nan), np.full(14, np.inf), np.zeros(13)])
+def test_unusable_commands_are_rejected_counted_and_time_out(bad: np.ndarray) -> None:
+    cell = Cell()
+    before = cell.tick(policy=near(0.0), ticks=5)
+    after = cell.tick(policy=bad)
+    np.testing.assert_array_equal(after.positions, before.positions)
+    assert after.source == "policy"  # one bad message is not yet silence
+    assert cell.tick(policy=bad, ticks=10).mode is Mode.HOLD
+    assert sum(cell.arbiter.sources["policy"].rejected.values()) == 11
+
+
+def test_a_jump_is_walked_at_the_velocity_limit() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=3)
+    start = cell.position
+    command = cell.tick(policy=near(0.6))
+    assert command.limited
+    np.testing.assert_allclose(np.abs(command.positions - start), np.where(STATION.is_gripper, 0.0, STEP))
+    assert cell.arbiter.limited_ticks == 1
+    assert not cell.tick(policy=near(0.6), ticks=30).limited
+
+
+def test_clutch_starts_where_the_robot_is_and_follows_the_leaders_motion() -> None:
+    cell = Cell(handover="clutch")
+    cell.tick(policy=near(0.0), ticks=3)
+    before = cell.position
+    leader = near(0.5)
+    pressed = cell.tick(teleop=leader, pedal=True)
+    assert pressed.source == "teleop" and pressed.mode is Mode.TELEOP
+    np.testing.assert_allclose(pressed.positions, before)
+    moved = cell.tick(teleop=leader + np.where(STATION.is_gripper, -0.1, 0.02), pedal=True, ticks=5)
+    np.testing.assert_allclose(moved.positions, before + np.where(STATION.is_gripper, -0.1, 0.02))
+
+
+def test_slew_reaches_a_distant_leader_without_a_jump() -> None:
+    cell = Cell(handover="slew")
+    cell.tick(policy=near(0.0), ticks=3)
+    for _ticks in range(100):
+        before = cell.position
+        command = cell.tick(teleop=near(0.5), pedal=True)
+        assert np.all(np.abs(command.positions - before) <= STEP + 1e-12)
+        assert command.source == "teleop"
+        if command.mode is Mode.TELEOP:
+            break
+    assert 3 < _ticks < 40
+    np.testing.assert_allclose(cell.tick(teleop=near(0.5), pedal=True, ticks=3).positions, near(0.5))
+
+
+def test_estop_latches_and_its_release_is_guarded() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=3)
+    cell.arbiter.event(Event.ESTOP, cell.now)
+    held = cell.tick(policy=near(0.5), teleop=near(0.5), pedal=True, ticks=20)
+    assert held.mode is Mode.ESTOP and held.source == "hold"
+    assert not cell.arbiter.event(Event.RESUME, cell.now)
+    assert not cell.arbiter.event(Event.RELEASE_ESTOP, cell.now)  # the pedal is pressed
+    cell.tick(policy=near(0.0), pedal=False)
+    cell.position = near(0.2)  # pushed by hand meanwhile
+    cell.tick(policy=near(0.0), pedal=False)
+    cell.position = near(0.2)
+    cell.now += TICK
+    cell.arbiter.tick(cell.now, near(0.2))
+    assert cell.arbiter.event(Event.RELEASE_ESTOP, cell.now)
+    command = cell.arbiter.tick(cell.now + TICK, near(0.2))
+    assert command is not None and command.mode is Mode.HOLD
+    np.testing.assert_allclose(command.positions, near(0.2))  # where it is, not where it was commanded
+    assert cell.arbiter.event(Event.RESUME, cell.now)
+    cell.position = near(0.2)
+    cell.tick(policy=near(0.2), pedal=False, ticks=4)
+    assert cell.arbiter.mode is Mode.POLICY
+
+
+def test_outside_an_episode_the_policy_is_not_followed_and_a_reset_cell_is_not_dragged_back() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.4), ticks=30)
+    cell.arbiter.episode(cell.now, False)
+    assert cell.tick(policy=near(0.5), ticks=5).source == "hold"
+    cell.position = STATION.home.copy()  # reset
+    command = cell.tick(policy=near(0.5))
+    np.testing.assert_array_equal(command.positions, STATION.home)
+    cell.arbiter.episode(cell.now, True)
+    assert cell.tick(policy=near(0.01), ticks=3).mode is Mode.POLICY
+
+
+def test_a_pedal_still_pressed_when_the_episode_ends_must_be_pressed_again() -> None:
+    cell = Cell()
+    cell.tick(teleop=near(0.0), pedal=True, ticks=5)
+    cell.arbiter.episode(cell.now, False)
+    assert cell.tick(teleop=near(0.0), pedal=True, ticks=5).mode is Mode.HOLD
+    cell.arbiter.episode(cell.now, True)
+    assert cell.tick(policy=near(0.0), teleop=near(0.0), pedal=True, ticks=5).mode is Mode.POLICY
+
+
+def test_lost_joint_states_hold() -> None:
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=3)
+    for _ in range(20):
+        cell.now += TICK
+        cell.arbiter.policy(cell.now, near(0.3))
+        command = cell.arbiter.tick(cell.now, None)
+    assert command is not None and command.mode is Mode.HOLD
+
+
+def test_pedal_lock_keeps_the_policy_out_until_a_pedal_is_heard() -> None:
+    cell = Cell(pedal_lock=True)
+    assert cell.tick(policy=near(0.0), ticks=10).source == "hold"
+    cell.tick(policy=near(0.0), pedal=False, ticks=5)
+    assert cell.arbiter.mode is Mode.POLICY
+    assert cell.tick(policy=near(0.0), ticks=20).mode is Mode.HOLD
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="wanted one of slew, clutch"):
+        ArbiterSettings(handover="jump")
+
+
+value = st.floats(-4, 4) | st.sampled_from([np.nan, np.inf, -np.inf, 1e308])
+action = st.one_of(
+    st.tuples(st.sampled_from(["policy", "teleop"]), value),
+    st.tuples(st.just("pedal"), st.booleans()),
+    st.tuples(st.just("episode"), st.booleans()),
+    st.tuples(st.just("event"), st.sampled_from([
+        Event.TAKE_OVER, Event.HAND_BACK, Event.STOP, Event.RESUME, Event.ESTOP, Event.RELEASE_ESTOP,
+    ])),
+    st.tuples(st.just("wait"), st.integers(1, 20)),
+    st.tuples(st.just("blind"), st.integers(1, 20)),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(action, max_size=40), st.sampled_from(["slew", "clutch"]), st.sampled_from(["hold", "toggle"])
+)
+def test_whatever_happens_commands_are_safe(actions: list, handover: str, pedal_style: str) -> None:
+    """Invariants of every tick: finite; within the limits; no step beyond the velocity limit while an
+    episode runs; ESTOP, HOLD never move; the source named is one that was heard lately."""
+    cell = Cell(handover=handover, pedal_style=pedal_style)
+    heard = {"policy": -1e9, "teleop": -1e9}
+    for kind, argument in actions:
+        blind = 0
+        ticks = 1
+        match kind:
+            case "policy" | "teleop":
+                getattr(cell.arbiter, kind)(cell.now, np.full(14, argument))
+                if np.isfinite(argument):
+                    heard[kind] = cell.now
+            case "pedal":
+                cell.arbiter.pedal(cell.now, argument)
+            case "episode":
+                cell.arbiter.episode(cell.now, argument)
+            case "event":
+                cell.arbiter.event(argument, cell.now)
+            case "wait":
+                ticks = argument
+            case "blind":
+                ticks = blind = argument
+        for _ in range(ticks):
+            before, state = cell.position, cell.arbiter.state
+            cell.now += TICK
+            command = cell.arbiter.tick(cell.now, None if blind else cell.position)
+            assert command is not None
+            assert np.isfinite(command.positions).all()
+            assert np.all(command.positions >= STATION.lower) and np.all(command.positions <= STATION.upper)
+            assert np.all(np.abs(command.positions - before) <= STEP + 1e-9)
+            if command.source == "hold" or state is State.ESTOP:
+                np.testing.assert_array_equal(command.positions, before)
+            else:
+                age = cell.now - heard[command.source]
+                assert age <= cell.arbiter.sources[command.source].timeout_s + 1e-9
+            assert (command.mode is Mode.TELEOP) <= (command.source in ("teleop", "hold"))
+            cell.position = command.positions
