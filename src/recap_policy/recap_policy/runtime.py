@@ -1,0 +1,142 @@
+"""A loaded policy as a robot or a rollout uses it: images and state in, a chunk of joint commands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recap_policy.checkpoint import Checkpoint, load_policy, load_value
+from recap_policy.value import ValueModel
+from recap_policy.vla import VLA
+from recap_station.contract import ContractError, Station
+
+
+class ObservationError(ContractError):
+    """An observation does not fit the robot. One line with what was found and wanted."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """positions: (horizon, dof) float64 absolute joint commands within the limits, in the station's order."""
+
+    positions: np.ndarray
+    subtask: str
+    indicator: str
+    value: float | None
+
+
+class Policy:
+    """The policy, and the value function where one is given, on one robot."""
+
+    def __init__(
+        self,
+        model: VLA,
+        checkpoint: Checkpoint,
+        value: ValueModel | None = None,
+        value_checkpoint: Checkpoint | None = None,
+        seed: int = 0,
+    ):
+        self.model, self.checkpoint = model.eval(), checkpoint
+        self.value_model, self.value_checkpoint = value, value_checkpoint
+        self.station = checkpoint.station
+        self._generator = torch.Generator().manual_seed(seed)
+        size = model.config.vision.image_size
+        for camera in self.station.cameras:
+            if (camera.width, camera.height) != (size, size):
+                raise ContractError(
+                    f"camera {camera.name} gives {camera.width}x{camera.height}, the model wants {size}x{size}"
+                )
+
+    @staticmethod
+    def load(
+        folder: str | Path,
+        value: str | Path | None = None,
+        station: Station | None = None,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> Policy:
+        """Read checkpoints. station: checked against theirs when given. threads: of torch, for the whole process.
+
+        Raises CheckpointError.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model, checkpoint = load_policy(folder, station)
+        if value is None:
+            return Policy(model, checkpoint, seed=seed)
+        critic, about = load_value(value, checkpoint.station, checkpoint.tower)
+        return Policy(model, checkpoint, critic, about, seed)
+
+    @property
+    def identity(self) -> str:
+        return self.checkpoint.identity
+
+    def seed(self, seed: int) -> None:
+        """Make the noise of the samples that follow repeatable."""
+        self._generator.manual_seed(seed)
+
+    def infer(
+        self,
+        images: Mapping[str, np.ndarray],
+        state: np.ndarray,
+        prompt: str,
+        beta: float = 1.0,
+        steps: int = 5,
+        indicator: str = "positive",
+    ) -> Chunk:
+        """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1].
+
+        Raises ObservationError on a missing or misshapen image and on a state that is not finite.
+        """
+        return self.infer_batch([images], np.asarray(state)[None], [prompt], beta, steps, indicator)[0]
+
+    @torch.no_grad()
+    def infer_batch(
+        self,
+        images: Sequence[Mapping[str, np.ndarray]],
+        states: np.ndarray,
+        prompts: Sequence[str],
+        beta: float = 1.0,
+        steps: int = 5,
+        indicator: str = "positive",
+    ) -> list[Chunk]:
+        """As `infer` for several observations at once; states: (B, dof)."""
+        if states.shape != (len(images), self.station.dof):
+            raise ObservationError(f"states are {states.shape}, wanted {(len(images), self.station.dof)}")
+        if not np.isfinite(states).all():
+            row, joint = np.argwhere(~np.isfinite(states))[0]
+            raise ObservationError(
+                f"state of joint {self.station.joint_names[joint]} is {states[row, joint]}, wanted a number"
+            )
+        if len(prompts) != len(images):
+            raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
+        pixels = torch.from_numpy(np.stack([self._views(views) for views in images]))
+        features = self.model.encode_images(pixels)
+        state = torch.from_numpy(states).float()
+        sample = self.model.sample(
+            features, state, prompts, indicator=indicator, beta=beta, steps=steps, generator=self._generator
+        )
+        values = None
+        if self.value_model is not None:
+            values = self.value_model.value(features, state, prompts).tolist()
+        positions = np.clip(sample.actions.double().numpy(), self.station.lower, self.station.upper)
+        return [
+            Chunk(positions[row], sample.subtask[row], indicator, values[row] if values else None)
+            for row in range(len(images))
+        ]
+
+    def _views(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        for camera in self.station.cameras:
+            wanted = (camera.height, camera.width, 3)
+            if camera.name not in images:
+                raise ObservationError(f"no image of camera {camera.name}, found {sorted(images) or 'none'}")
+            found = images[camera.name]
+            if found.shape != wanted or found.dtype != np.uint8:
+                raise ObservationError(
+                    f"image of {camera.name} is {found.shape} {found.dtype}, wanted {wanted} uint8"
+                )
+        return np.stack([images[name] for name in self.station.camera_names])
