@@ -37,7 +37,8 @@ FLUSH_S = 1.0  # what a SIGKILL may cost
 FLUSH_BYTES = 1 << 20
 RESERVE_BYTES = 4 << 20  # given back when the disk is full, so that the bag can still be closed
 __all__ = [
-    "BagError", "BagReader", "BagWriter", "compressed_image", "deserialize", "joint_state", "serialize",
+    "BagError", "BagReader", "BagWriter", "amend_metadata",
+    "compressed_image", "deserialize", "joint_state", "serialize",
 ]  # fmt: skip
 
 _FOREVER = {"sec": 9223372036, "nsec": 854775807}
@@ -233,6 +234,17 @@ class BagReader:
 
     def _relative(self, topic: str) -> str:
         return topic.removeprefix(self._prefix) if topic.startswith(self._prefix) else topic
+
+
+def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
+    """Change key-value metadata of a closed bag, in metadata.yaml; the recording itself stays as it is."""
+    described = Path(path) / "metadata.yaml"
+    whole = yaml.safe_load(described.read_text())
+    custom = whole["rosbag2_bagfile_information"]["custom_data"] or {}
+    whole["rosbag2_bagfile_information"]["custom_data"] = {**custom, **metadata}
+    temporary = described.with_suffix(".yaml.tmp")
+    temporary.write_text(_yaml(whole))
+    temporary.replace(described)
 
 
 class _File:

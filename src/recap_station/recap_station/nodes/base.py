@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import inspect
 import signal
 import sys
@@ -362,6 +363,15 @@ def to_ns(stamp: Time) -> int:
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
+def message_type(kind: str) -> Any:
+    """Class of a type such as "sensor_msgs/msg/JointState". Raises ContractError where there is none."""
+    package, _, name = kind.rpartition("/")
+    try:
+        return getattr(importlib.import_module(package.replace("/", ".")), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ContractError(f"no message type {kind!r}: {error}") from error
+
+
 def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
     """Main of a node: spin until SIGINT or SIGTERM, then shutdown() and exit 0 within a second.
 
@@ -428,5 +438,6 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "COMMON", "ERROR", "OK", "WARN", "Param", "RecapNode", "Status", "Ticker", "run", "to_ns", "to_time",
+    "COMMON", "ERROR", "OK", "WARN", "Param", "RecapNode", "Status", "Ticker", "message_type", "run", "to_ns",
+    "to_time",
 ]  # fmt: skip
