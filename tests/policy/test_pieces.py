@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,16 @@ from recap_policy.vision import LocalizeHead, VisionTower
 from recap_station.contract import ContractError
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_any_text_survives_the_tokenizer() -> None:
-    tokenizer = Tokenizer.fit(["insert the peg", "insert it"], 3)
+    tokenizer = Tokenizer.fit(["insert the peg", "insert it"], 4)
     for text in ["insert the peg", "  insert  peg", "Büchse öffnen, 50 %", ""]:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode("insert the")) == 2
@@ -101,8 +111,8 @@ def test_value_is_read_from_no_padding_token() -> None:
     torch.manual_seed(0)
     model = ValueModel(value_config("value-tiny")).eval()
     features, state = torch.randn(2, 3, 9, 96), torch.rand(2, 14)
-    values = model.value(features, state, ["a", "a much longer prompt"])
-    alone = model.value(features[:1], state[:1], ["a"])
+    values = model.value(features, state, ["a", "a much longer prompt"]).detach()
+    alone = model.value(features[:1], state[:1], ["a"]).detach()
     assert values[0] == pytest.approx(float(alone[0]), abs=1e-5)
     assert values[0] != values[1]
 
@@ -111,7 +121,7 @@ def test_value_learns_a_return_that_the_images_show() -> None:
     torch.manual_seed(0)
     model = ValueModel(value_config("value-tiny"))
     returns = -torch.rand(64)
-    features = torch.randn(64, 3, 9, 96) * 0.1 + returns[:, None, None, None] * torch.randn(96)
+    features = torch.randn(64, 3, 9, 96) * 0.1 + torch.randn(96) + returns[:, None, None, None] * torch.randn(96)
     state = torch.zeros(64, 14)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(60):
@@ -124,10 +134,10 @@ def test_value_learns_a_return_that_the_images_show() -> None:
 
 def test_tower_learns_to_say_where_a_square_is() -> None:
     torch.manual_seed(0)
-    config = vla_config("tiny").vision
+    config = replace(vla_config("tiny").vision, stem_channels=(16, 24, 32), width=48, mlp=96, layers=1)
     tower, head = VisionTower(config), LocalizeHead(config, keypoints=1)
     corners = torch.randint(0, 88, (64, 2))
-    images = torch.zeros(64, 96, 96, 3, dtype=torch.uint8)
+    images = torch.randint(0, 60, (64, 96, 96, 3), dtype=torch.uint8)
     for image, (row, column) in zip(images, corners, strict=True):
         image[row : row + 8, column : column + 8] = 255
     xyz = torch.cat([corners.float() / 96, torch.zeros(64, 1)], 1)[:, None]
@@ -135,14 +145,14 @@ def test_tower_learns_to_say_where_a_square_is() -> None:
     head.fit(xyz, visible)
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], 1e-3)
     errors = []
-    for _ in range(25):
+    for _ in range(60):
         losses = head.loss(tower(images), xyz, visible)
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
         errors.append(float(losses["error_m"]))
-    assert tower(images[:2]).shape == (2, 9, 96)
-    assert errors[-1] < 0.35 * errors[0]
+    assert tower(images[:2]).shape == (2, 9, 48)
+    assert errors[-1] < 0.5 * errors[0]
 
 
 def test_chunk_starts_at_the_tick_it_arrives() -> None:

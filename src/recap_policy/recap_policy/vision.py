@@ -22,7 +22,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         self.stem = _conv_stem(config) if config.stem == "conv" else _patch_stem(config)
-        self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.2)
         self.layers = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
