@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from recap_policy.checkpoint import (
     CheckpointError,
     load_policy,
     load_value,
+    load_vision,
     read,
     save_policy,
     save_value,
+    save_vision,
     tower_identity,
+    vision_identity,
 )
 from recap_policy.config import ConfigError, value_config, vla_config
 from recap_policy.runtime import ObservationError, Policy
@@ -38,10 +40,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, VLA]:
     states = torch.rand(64, 14)
     chunks = states[:, None] + torch.randn(64, 50, 14).cumsum(1) * 0.01
     model.fit_normalizers(chunks, states, torch.from_numpy(STATION.is_gripper))
-    save_policy(folder / "policy", model, STATION, ["insert the peg"], {"parent": None, "steps": 3})
+    save_policy(
+        model, folder / "policy", {"parent": None, "steps": 3}, station=STATION, prompts=["insert the peg"]
+    )
     critic = ValueModel(value_config("value-tiny"), WORDS)
     critic.fit_normalizers(states)
-    save_value(folder / "value", critic, STATION, tower_identity(model))
+    save_value(critic, folder / "value", {}, station=STATION, tower=tower_identity(model.vision))
     return folder / "policy", folder / "value", model
 
 
@@ -52,21 +56,23 @@ def _images(seed: int = 0) -> dict[str, np.ndarray]:
 
 def test_weights_statistics_and_vocabulary_come_back(saved: tuple[Path, Path, VLA]) -> None:
     folder, _, model = saved
-    loaded, checkpoint = load_policy(folder, STATION)
+    loaded, checkpoint = load_policy(folder, STATION), read(folder)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert loaded.tokenizer.words == WORDS.words
     assert loaded.config == model.config
     assert checkpoint.prompts == ("insert the peg",)
     assert checkpoint.lineage == {"parent": None, "steps": 3}
-    assert checkpoint == read(folder)
+    assert checkpoint.station == STATION
 
 
-def test_saving_replaces_the_folder_and_leaves_nothing_else(saved: tuple[Path, Path, VLA], tmp_path: Path) -> None:
+def test_saving_replaces_the_folder_and_leaves_nothing_else(
+    saved: tuple[Path, Path, VLA], tmp_path: Path
+) -> None:
     model = saved[2]
-    first = save_policy(tmp_path / "p", model, STATION)
-    assert save_policy(tmp_path / "p", model, STATION) == first
-    assert save_policy(tmp_path / "p", model, STATION, ["other"]) != first
+    first = save_policy(model, tmp_path / "p", {}, station=STATION)
+    assert save_policy(model, tmp_path / "p", {}, station=STATION) == first
+    assert save_policy(model, tmp_path / "p", {}, station=STATION, prompts=["other"]) != first
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
@@ -75,17 +81,21 @@ def test_checkpoint_of_another_robot_is_refused(saved: tuple[Path, Path, VLA]) -
     with pytest.raises(CheckpointError, match="found joint 'left_waist', wanted 'left_base'"):
         load_policy(saved[0], replace(STATION, joints=joints))
     cameras = (Camera("base_camera", 128, 96, 30.0), *STATION.cameras[1:])
-    with pytest.raises(CheckpointError, match="found camera base_camera of 96x96, wanted base_camera of 128x96"):
+    with pytest.raises(
+        CheckpointError, match="found camera base_camera of 96x96, wanted base_camera of 128x96"
+    ):
         load_policy(saved[0], replace(STATION, cameras=cameras))
 
 
-def test_missing_damaged_and_mistaken_checkpoints_are_refused(saved: tuple[Path, Path, VLA], tmp_path: Path) -> None:
-    policy, value, model = saved
+def test_missing_damaged_and_mistaken_checkpoints_are_refused(
+    saved: tuple[Path, Path, VLA], tmp_path: Path
+) -> None:
+    _, value, model = saved
     with pytest.raises(CheckpointError, match=r"no checkpoint there: wanted config\.json"):
         load_policy(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="checkpoint of a value, wanted a policy"):
         load_policy(value)
-    save_policy(tmp_path / "p", model, STATION)
+    save_policy(model, tmp_path / "p", {}, station=STATION)
     weights = tmp_path / "p" / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
@@ -98,7 +108,6 @@ def test_missing_damaged_and_mistaken_checkpoints_are_refused(saved: tuple[Path,
     (tmp_path / "p" / "config.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(CheckpointError, match="format 99, wanted 1"):
         load_policy(tmp_path / "p")
-    del policy
 
 
 def test_value_function_of_another_tower_is_refused(saved: tuple[Path, Path, VLA]) -> None:
@@ -125,7 +134,9 @@ def test_observations_that_do_not_fit_are_refused(saved: tuple[Path, Path, VLA])
     with pytest.raises(ObservationError, match="no image of camera left_wrist_camera"):
         policy.infer({"base_camera": images["base_camera"]}, STATION.home, "insert the peg")
     wrong = {**images, "base_camera": np.zeros((48, 96, 3), np.uint8)}
-    with pytest.raises(ObservationError, match=r"image of base_camera is \(48, 96, 3\) uint8, wanted \(96, 96, 3\)"):
+    with pytest.raises(
+        ObservationError, match=r"image of base_camera is \(48, 96, 3\) uint8, wanted \(96, 96, 3\)"
+    ):
         policy.infer(wrong, STATION.home, "insert the peg")
     state = STATION.home.copy()
     state[3] = np.nan
@@ -138,3 +149,13 @@ def test_observations_that_do_not_fit_are_refused(saved: tuple[Path, Path, VLA])
 def test_misspelt_configuration_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         vla_config("tinny")
+
+
+def test_a_tower_is_the_same_alone_and_in_its_policy(saved: tuple[Path, Path, VLA], tmp_path: Path) -> None:
+    folder, _, model = saved
+    save_vision(model.vision, model.config, tmp_path / "vision", {})
+    assert vision_identity(tmp_path / "vision") == vision_identity(folder) == vision_identity(saved[1])
+    tower = load_vision(tmp_path / "vision")
+    images = torch.from_numpy(np.stack(list(_images().values())))
+    with torch.no_grad():
+        torch.testing.assert_close(tower(images), model.vision(images))

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from recap_policy.chunks import ChunkBuffer
+from recap_policy.chunks import Chunk, ChunkBuffer
 from recap_policy.config import value_config, vla_config
 from recap_policy.normalize import ActionCodec, StateNormalizer, dct_matrix
 from recap_policy.tokens import NEWLINE, PAD, TASK, Tokenizer, advantage_ids, wrap
@@ -57,7 +56,9 @@ def test_dct_rows_are_orthonormal() -> None:
 def test_smooth_chunks_decode_to_themselves() -> None:
     g = torch.Generator().manual_seed(0)
     states = torch.rand(200, 14, generator=g)
-    smooth = torch.randn(200, 10, 14, generator=g) * torch.tensor([1.0, 0.5, 0.2, 0.1] + [0.02] * 6)[None, :, None]
+    smooth = (
+        torch.randn(200, 10, 14, generator=g) * torch.tensor([1.0, 0.5, 0.2, 0.1] + [0.02] * 6)[None, :, None]
+    )
     chunks = dct_matrix(50)[:10].T @ smooth + states[:, None]
     codec = ActionCodec(14, 50, 10)
     is_gripper = torch.arange(14) % 7 == 6
@@ -65,7 +66,7 @@ def test_smooth_chunks_decode_to_themselves() -> None:
     coefficients = codec.encode(chunks, states)
     torch.testing.assert_close(codec.decode(coefficients, states), chunks, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(codec.clamp(coefficients), coefficients)
-    torch.testing.assert_close(coefficients.std((0)), torch.ones(10, 14), atol=0.02, rtol=0)
+    torch.testing.assert_close(coefficients.std(0), torch.ones(10, 14), atol=0.02, rtol=0)
 
 
 def test_arms_move_with_the_state_and_grippers_do_not() -> None:
@@ -121,7 +122,9 @@ def test_value_learns_a_return_that_the_images_show() -> None:
     torch.manual_seed(0)
     model = ValueModel(value_config("value-tiny"))
     returns = -torch.rand(64)
-    features = torch.randn(64, 3, 9, 96) * 0.1 + torch.randn(96) + returns[:, None, None, None] * torch.randn(96)
+    features = (
+        torch.randn(64, 3, 9, 96) * 0.1 + torch.randn(96) + returns[:, None, None, None] * torch.randn(96)
+    )
     state = torch.zeros(64, 14)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(60):
@@ -159,20 +162,28 @@ def test_chunk_starts_at_the_tick_it_arrives() -> None:
     buffer = ChunkBuffer(execute=25)
     rows = np.arange(50.0)[:, None] * np.ones((1, 14))
     assert buffer.pop(100) is None and buffer.needs_chunk(100)
-    buffer.push(rows, observation_tick=100)
+    buffer.push(Chunk(rows), observation_tick=100)
     assert buffer.pop(104)[0] == 4  # type: ignore[index]
     assert not buffer.needs_chunk(124) and buffer.needs_chunk(125)
-    buffer.push(rows + 1000, observation_tick=125)
+    buffer.push(Chunk(rows + 1000), observation_tick=125)
     assert buffer.pop(128)[0] == 1003  # type: ignore[index]
-    buffer.push(rows, observation_tick=120)  # late: older than the one held
+    buffer.push(Chunk(rows), observation_tick=120)  # late: older than the one held
     assert buffer.pop(129)[0] == 1004  # type: ignore[index]
     assert buffer.pop(174)[0] == 1049 and buffer.pop(175) is None  # type: ignore[index]
     buffer.flush()
     assert buffer.pop(130) is None and buffer.needs_chunk(130)
 
 
+def test_chunk_is_asked_for_ahead_of_time() -> None:
+    buffer = ChunkBuffer(execute=25, lead=3)
+    buffer.push(Chunk(np.zeros((50, 14))), 0)
+    assert not buffer.needs_chunk(21) and buffer.needs_chunk(22)
+    with pytest.raises(ContractError, match="wanted 0 <= lead < execute"):
+        ChunkBuffer(execute=3, lead=3)
+
+
 def test_chunk_with_a_nan_is_refused() -> None:
     chunk = np.zeros((50, 14))
     chunk[3, 2] = np.nan
     with pytest.raises(ContractError, match="not finite"):
-        ChunkBuffer().push(chunk, 0)
+        ChunkBuffer().push(Chunk(chunk), 0)

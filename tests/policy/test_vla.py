@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-
 from recap_policy.backbone import prefix_mask, token_positions
 from recap_policy.config import VLAConfig, vla_config
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA, Batch, drop_indicator
+from torch import Tensor
 
 WORDS = Tokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
 
@@ -125,7 +124,9 @@ def test_padding_changes_nothing() -> None:
     both = model.sample(batch.image_features, batch.state, prompts, beta=1.5, noise=noise)
     for row in range(2):
         one = slice(row, row + 1)
-        alone = model.sample(batch.image_features[one], batch.state[one], prompts[one], beta=1.5, noise=noise[one])
+        alone = model.sample(
+            batch.image_features[one], batch.state[one], prompts[one], beta=1.5, noise=noise[one]
+        )
         assert alone.subtask[0] == both.subtask[row]
         torch.testing.assert_close(alone.actions, both.actions[one], atol=1e-5, rtol=1e-4)
 

@@ -51,8 +51,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, by: Rotation) -> tuple[Tensor, KeyValue]:
         """(B, L, W) → queries (B, L, H, D), keys and values (B, G, L, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(
-            [self.heads, self.kv_heads, self.kv_heads], 2
+        q, k, v = (
+            self.qkv(x)
+            .unflatten(-1, (-1, self.head_dim))
+            .split([self.heads, self.kv_heads, self.kv_heads], 2)
         )
         q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
         return q, (k.transpose(1, 2), v.transpose(1, 2))

@@ -18,13 +18,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
+from recap_station.contract import Station
 from torch import Tensor, nn
 
-from recap_policy.config import ConfigError, to_dict, value_from_dict, vla_from_dict
+from recap_policy.config import (
+    ConfigError,
+    VLAConfig,
+    to_dict,
+    value_from_dict,
+    vla_from_dict,
+)
 from recap_policy.tokens import Tokenizer
 from recap_policy.value import ValueModel
+from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA
-from recap_station.contract import Station
 
 FORMAT = 1
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -39,57 +46,73 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """What is known of a checkpoint beside its weights."""
 
-    kind: str  # "policy" or "value"
+    kind: str  # "policy", "value" or "vision"
     identity: str
-    station: Station
+    tower: str  # identity of the image tower whose tokens the model takes or gives
+    station: Station | None  # None for a tower: it belongs to no robot
     prompts: tuple[str, ...] = ()
     lineage: Mapping[str, Any] = field(default_factory=dict)
-    tower: str = ""  # identity of the image tower whose tokens the model takes
 
 
 def save_policy(
-    folder: str | Path,
     model: VLA,
+    folder: str | Path,
+    lineage: Mapping[str, Any],
+    *,
     station: Station,
     prompts: Sequence[str] = (),
-    lineage: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a policy; the folder appears, or replaces an older one, only when it is complete. → identity"""
-    return _save(Path(folder), "policy", model, station, prompts, lineage or {}, tower_identity(model))
+    tower = tower_identity(model.vision)
+    return _save(Path(folder), "policy", model, _shape(model), tower, station, prompts, lineage)
 
 
 def save_value(
-    folder: str | Path,
     model: ValueModel,
+    folder: str | Path,
+    lineage: Mapping[str, Any],
+    *,
     station: Station,
     tower: str,
     prompts: Sequence[str] = (),
-    lineage: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a value function. tower: `tower_identity` of the policy whose image tokens it was trained on. → identity"""
-    return _save(Path(folder), "value", model, station, prompts, lineage or {}, tower)
+    """Write a value function. tower: identity of the tower on whose tokens it was trained. → identity"""
+    return _save(Path(folder), "value", model, _shape(model), tower, station, prompts, lineage)
 
 
-def load_policy(folder: str | Path, station: Station | None = None) -> tuple[VLA, Checkpoint]:
+def save_vision(tower: VisionTower, config: VLAConfig, folder: str | Path, lineage: Mapping[str, Any]) -> str:
+    """Write an image tower alone, before there is a policy. config: of the policies it is for. → identity"""
+    return _save(
+        Path(folder), "vision", tower, {"model": to_dict(config)}, tower_identity(tower), None, (), lineage
+    )
+
+
+def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
     """Read a policy, in eval mode, on the CPU. station: the robot it is for, checked when given.
 
     Raises CheckpointError on anything missing, damaged, misshapen or meant for another robot.
     """
-    return _load(Path(folder), "policy", station, lambda config, words: VLA(vla_from_dict(config), words))
-
-
-def load_value(
-    folder: str | Path, station: Station | None = None, tower: str | None = None
-) -> tuple[ValueModel, Checkpoint]:
-    """Read a value function, as `load_policy`. tower: the policy's, which must be the one it was trained on."""
-    model, checkpoint = _load(
-        Path(folder), "value", station, lambda config, words: ValueModel(value_from_dict(config), words)
+    return _load(
+        Path(folder), "policy", station, lambda c: VLA(vla_from_dict(c["model"]), Tokenizer(c["words"]))
     )
-    if tower is not None and checkpoint.tower != tower:
+
+
+def load_value(folder: str | Path, station: Station | None = None, tower: str | None = None) -> ValueModel:
+    """Read a value function, as `load_policy`. tower: the policy's, which must be the one it was trained on."""
+    path = Path(folder)
+    found = read(path).tower
+    if tower is not None and found != tower:
         raise CheckpointError(
-            f"{folder}: value function for image tower {checkpoint.tower}, wanted the policy's {tower}"
+            f"{folder}: value function for image tower {found}, wanted the policy's {tower}"
         )
-    return model, checkpoint
+    return _load(
+        path, "value", station, lambda c: ValueModel(value_from_dict(c["model"]), Tokenizer(c["words"]))
+    )
+
+
+def load_vision(folder: str | Path) -> VisionTower:
+    """Read an image tower. Raises CheckpointError."""
+    return _load(Path(folder), "vision", None, lambda c: VisionTower(vla_from_dict(c["model"]).vision))
 
 
 def read(folder: str | Path) -> Checkpoint:
@@ -97,26 +120,33 @@ def read(folder: str | Path) -> Checkpoint:
     return _describe(_config(Path(folder)), Path(folder))
 
 
-def tower_identity(model: VLA) -> str:
-    """Identity of a policy's image tower: what cached image tokens and value functions depend on."""
-    return _hash(safetensors.torch.save(_tensors(model.vision)))
+def vision_identity(folder: str | Path) -> str:
+    """Identity of the image tower in a checkpoint of any kind: the key of cached image tokens."""
+    return read(folder).tower
+
+
+def tower_identity(tower: VisionTower) -> str:
+    return _hash(safetensors.torch.save(_tensors(tower)))
+
+
+def _shape(model: VLA | ValueModel) -> dict[str, Any]:
+    return {"model": to_dict(model.config), "words": list(model.tokenizer.words)}
 
 
 def _save(
-    folder: Path, kind: str, model: VLA | ValueModel, station: Station, prompts: Sequence[str],
-    lineage: Mapping[str, Any], tower: str,
+    folder: Path, kind: str, model: nn.Module, shape: dict[str, Any], tower: str, station: Station | None,
+    prompts: Sequence[str], lineage: Mapping[str, Any],
 ) -> str:  # fmt: skip
     weights = safetensors.torch.save(_tensors(model))
     config = {
         "format": FORMAT,
         "kind": kind,
-        "model": to_dict(model.config),
-        "words": list(model.tokenizer.words),
-        "station": station.to_dict(),
-        "fingerprint": station.fingerprint,
+        **shape,
+        "tower": tower,
+        "station": station.to_dict() if station else None,
+        "fingerprint": station.fingerprint if station else None,
         "prompts": list(prompts),
         "lineage": dict(lineage),
-        "tower": tower,
     }
     config = json.loads(json.dumps(config))
     config["identity"] = _identity(weights, config)
@@ -139,14 +169,16 @@ def _save(
 
 
 def _load(
-    folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any], Tokenizer], Model]
-) -> tuple[Model, Checkpoint]:
+    folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any]], Model]
+) -> Model:
     config = _config(folder)
     checkpoint = _describe(config, folder)
     if checkpoint.kind != kind:
         raise CheckpointError(f"{folder}: checkpoint of a {checkpoint.kind}, wanted a {kind}")
-    if station is not None and checkpoint.station.fingerprint != station.fingerprint:
-        raise CheckpointError(f"{folder}: checkpoint of another robot: {_difference(checkpoint.station, station)}")
+    if station and checkpoint.station and checkpoint.station.fingerprint != station.fingerprint:
+        raise CheckpointError(
+            f"{folder}: checkpoint of another robot: {_difference(checkpoint.station, station)}"
+        )
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
@@ -156,12 +188,12 @@ def _load(
         raise CheckpointError(f"{folder}: damaged: contents hash to {found}, wanted {checkpoint.identity}")
     try:
         tensors = safetensors.torch.load(weights)
-        model = build(config["model"], Tokenizer(config["words"]))
+        model = build(config)
     except (ConfigError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a {kind} checkpoint: {error}") from error
     _check_shapes(folder, tensors, _tensors(model))
     model.load_state_dict(tensors)
-    return model.eval(), checkpoint
+    return model.eval()
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -183,7 +215,7 @@ def _describe(config: dict[str, Any], folder: Path) -> Checkpoint:
         return Checkpoint(
             kind=config["kind"],
             identity=config["identity"],
-            station=Station.from_dict(config["station"]),
+            station=Station.from_dict(config["station"]) if config["station"] else None,
             prompts=tuple(config["prompts"]),
             lineage=config["lineage"],
             tower=config["tower"],

@@ -5,27 +5,38 @@ A chunk inferred from the observation of tick k and arriving at tick k + d start
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
 from recap_station.contract import ContractError
 
 
-class ChunkBuffer:
-    """Holds the newest chunk. A fresh one is due every `execute` ticks after the last observation."""
+@dataclass(frozen=True)
+class Chunk:
+    """positions: (horizon, dof) float64 absolute joint commands within the limits, in the station's order."""
 
-    def __init__(self, execute: int = 25):
-        if execute < 1:
-            raise ContractError(f"execute is {execute} steps, wanted at least 1")
-        self.execute = execute
-        self._chunk: np.ndarray | None = None
+    positions: np.ndarray
+    subtask: str = ""
+    indicator: str = ""
+    value: float | None = None
+
+
+class ChunkBuffer:
+    """Holds the newest chunk. The next is due `lead` ticks before `execute` of its rows have passed."""
+
+    def __init__(self, execute: int = 25, lead: int = 0):
+        if not 0 <= lead < execute:
+            raise ContractError(f"execute is {execute} steps and lead {lead}, wanted 0 <= lead < execute")
+        self.execute, self.lead = execute, lead
+        self._chunk: Chunk | None = None
         self._start = 0
 
-    def push(self, chunk: np.ndarray, observation_tick: int) -> None:
-        """chunk: (horizon, dof), row i meant for tick observation_tick + i. An older chunk than the held is ignored.
+    def push(self, chunk: Chunk, observation_tick: int) -> None:
+        """Row i of the chunk is meant for tick observation_tick + i. An older chunk than the one held is ignored.
 
         Raises ContractError where a number is not finite.
         """
-        if not np.isfinite(chunk).all():
+        if not np.isfinite(chunk.positions).all():
             raise ContractError("the chunk holds a number that is not finite")
         if self._chunk is None or observation_tick >= self._start:
             self._chunk, self._start = chunk, observation_tick
@@ -33,13 +44,13 @@ class ChunkBuffer:
     def pop(self, tick: int) -> np.ndarray | None:
         """The row for `tick` (dof,), or None before the first chunk and past the last one's end."""
         row = tick - self._start
-        if self._chunk is None or not 0 <= row < len(self._chunk):
+        if self._chunk is None or not 0 <= row < len(self._chunk.positions):
             return None
-        return self._chunk[row]
+        return self._chunk.positions[row]
 
     def flush(self) -> None:
         """Forget everything: nothing comes out until a fresh chunk is pushed."""
         self._chunk = None
 
     def needs_chunk(self, tick: int) -> bool:
-        return self._chunk is None or tick - self._start >= self.execute
+        return self._chunk is None or tick - self._start >= self.execute - self.lead

@@ -120,7 +120,15 @@ class ValueConfig:
 
 
 _TINY_VISION = VisionConfig(
-    image_size=96, stem="conv", stem_channels=(24, 48, 96), patch=16, width=96, layers=2, heads=4, mlp=192, pool=2
+    image_size=96,
+    stem="conv",
+    stem_channels=(24, 48, 96),
+    patch=16,
+    width=96,
+    layers=2,
+    heads=4,
+    mlp=192,
+    pool=2,
 )
 
 VLA_CONFIGS: dict[str, VLAConfig] = {
@@ -158,15 +166,21 @@ def to_dict(config: VLAConfig | ValueConfig) -> dict[str, Any]:
     return asdict(config)
 
 
+def vision_from_dict(data: Mapping[str, Any]) -> VisionConfig:
+    """Inverse of `dataclasses.asdict`. Raises ConfigError on unknown or missing entries."""
+    try:
+        return VisionConfig(**{**data, "stem_channels": tuple(data["stem_channels"])})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"not a vision configuration: {error}") from error
+
+
 def vla_from_dict(data: Mapping[str, Any]) -> VLAConfig:
     """Inverse of `to_dict`. Raises ConfigError on unknown, missing or ill-fitting entries."""
     try:
-        vision = dict(data["vision"])
-        vision["stem_channels"] = tuple(vision["stem_channels"])
         return VLAConfig(
             **{
                 **data,
-                "vision": VisionConfig(**vision),
+                "vision": vision_from_dict(data["vision"]),
                 "backbone": BackboneConfig(**data["backbone"]),
                 "expert": ExpertConfig(**data["expert"]),
             }

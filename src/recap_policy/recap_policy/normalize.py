@@ -75,7 +75,9 @@ class ActionCodec(nn.Module):
         self.relative.copy_(1.0 - is_gripper.float())
         coefficients = self._coefficients(chunks.float(), states.float())
         self.mean.copy_(coefficients.mean(0))
-        floor = least * math.sqrt(self.basis.shape[1]) if coefficients.shape[1] < self.basis.shape[1] else least
+        floor = (
+            least * math.sqrt(self.basis.shape[1]) if coefficients.shape[1] < self.basis.shape[1] else least
+        )
         self.deviation.copy_(coefficients.std(0, correction=0).clamp_min(floor))
         normalised = (coefficients - self.mean) / self.deviation
         self.lowest.copy_(normalised.amin(0))

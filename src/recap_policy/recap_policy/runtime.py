@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from recap_station.contract import ContractError, Station
 
-from recap_policy.checkpoint import Checkpoint, load_policy, load_value
+from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
+from recap_policy.chunks import Chunk
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
-from recap_station.contract import ContractError, Station
 
 
 class ObservationError(ContractError):
     """An observation does not fit the robot. One line with what was found and wanted."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """positions: (horizon, dof) float64 absolute joint commands within the limits, in the station's order."""
-
-    positions: np.ndarray
-    subtask: str
-    indicator: str
-    value: float | None
 
 
 class Policy:
@@ -36,13 +26,13 @@ class Policy:
         self,
         model: VLA,
         checkpoint: Checkpoint,
+        station: Station,
         value: ValueModel | None = None,
         value_checkpoint: Checkpoint | None = None,
         seed: int = 0,
     ):
-        self.model, self.checkpoint = model.eval(), checkpoint
+        self.model, self.checkpoint, self.station = model.eval(), checkpoint, station
         self.value_model, self.value_checkpoint = value, value_checkpoint
-        self.station = checkpoint.station
         self._generator = torch.Generator().manual_seed(seed)
         size = model.config.vision.image_size
         for camera in self.station.cameras:
@@ -65,11 +55,13 @@ class Policy:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        model, checkpoint = load_policy(folder, station)
+        model, checkpoint = load_policy(folder, station), read(folder)
+        robot = station or checkpoint.station
+        assert robot is not None  # a policy's checkpoint always names its robot
         if value is None:
-            return Policy(model, checkpoint, seed=seed)
-        critic, about = load_value(value, checkpoint.station, checkpoint.tower)
-        return Policy(model, checkpoint, critic, about, seed)
+            return Policy(model, checkpoint, robot, seed=seed)
+        critic = load_value(value, robot, checkpoint.tower)
+        return Policy(model, checkpoint, robot, critic, read(value), seed)
 
     @property
     def identity(self) -> str:

@@ -63,7 +63,9 @@ def _conv_stem(config: VisionConfig) -> nn.Module:
     channels = (3, *config.stem_channels, config.width)
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
-        layers.append(nn.Conv2d(before, after, 5 if index == 0 else 3, stride=2, padding=2 if index == 0 else 1))
+        layers.append(
+            nn.Conv2d(before, after, 5 if index == 0 else 3, stride=2, padding=2 if index == 0 else 1)
+        )
         if index < len(channels) - 2:
             layers += [nn.GroupNorm(8, after), nn.SiLU()]
     return nn.Sequential(*layers)
@@ -115,7 +117,9 @@ class LocalizeHead(nn.Module):
         weight = visible.float()
         count = weight.sum().clamp_min(1.0)
         off = (found.xyz - xyz) / self.deviation
-        place = (F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=0.1).mean(-1) * weight).sum() / count
+        place = (
+            F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=0.1).mean(-1) * weight
+        ).sum() / count
         seen = F.binary_cross_entropy_with_logits(found.visible, weight)
         with torch.no_grad():
             error = ((found.xyz - xyz).norm(dim=-1) * weight).sum() / count

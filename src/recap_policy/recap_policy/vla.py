@@ -116,7 +116,9 @@ class VLA(nn.Module):
         advantage = advantage_ids(indicator)
         read, valid, x = self._embed(batch.image_features, batch.state, prompt, subtask, advantage)
         mask = prefix_mask(valid, self._image_tokens)
-        hidden, cache = self.backbone(x, token_positions(valid), mask, read=slice(read, read + subtask.shape[1] - 1))
+        hidden, cache = self.backbone(
+            x, token_positions(valid), mask, read=slice(read, read + subtask.shape[1] - 1)
+        )
         rows = len(batch.state)
         weight = torch.ones(rows, device=x.device) if batch.weight is None else batch.weight
 
@@ -131,12 +133,14 @@ class VLA(nn.Module):
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         time = draw_time((rows, draws), generator).to(actions)
         t = time[..., None, None]
-        plan = self.expert.plan(
-            valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws)
-        )
+        plan = self.expert.plan(valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws))
         velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan)
         flow = ((velocity - (noise - actions)).square().mean((1, 2, 3)) * weight).mean()
-        return {"loss": flow + self.config.subtask_weight * text, "flow": flow.detach(), "subtask": text.detach()}
+        return {
+            "loss": flow + self.config.subtask_weight * text,
+            "flow": flow.detach(),
+            "subtask": text.detach(),
+        }
 
     # Sampling
 
@@ -201,7 +205,11 @@ class VLA(nn.Module):
             logits = self.prefix.logits(hidden[:, -1])
             logits[:, :NEWLINE] = logits[:, NEWLINE + 1 : FIRST_BYTE] = -torch.inf
             logits[:, FIRST_STATE_BIN:FIRST_WORD] = -torch.inf
-            token = logits.argmax(1) if place < self.config.max_text else torch.full_like(done, NEWLINE, dtype=torch.int64)
+            token = (
+                logits.argmax(1)
+                if place < self.config.max_text
+                else torch.full_like(done, NEWLINE, dtype=torch.int64)
+            )
             token = torch.where(done, PAD, token)
             written.append(token)
             context, hidden = self._extend(context, token[:, None])
@@ -238,9 +246,7 @@ class VLA(nn.Module):
     def _extend(self, context: _Context, ids: Tensor) -> tuple[_Context, Tensor]:
         """Read (B, n) more ids, causally; hidden states (B, n, W)."""
         new = ids != PAD
-        mask = torch.cat(
-            [context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2
-        )
+        mask = torch.cat([context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2)
         positions = context.valid.sum(1, keepdim=True) + token_positions(new)
         hidden, cache = self.backbone(self.prefix.text(ids), positions, mask, past=context.cache)
         return _Context(cache, torch.cat([context.valid, new], 1)), hidden
