@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ class Argument:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node. `arguments` become ROS parameters of the same name; `only_if` is (argument, value)."""
+    """One node. `arguments` become ROS parameters of the same name, or of another: "parameter=argument";
+    `only_if` is (argument, value)."""
 
     package: str
     executable: str
@@ -55,6 +57,9 @@ class PlannedNode:
 
 BOOLEAN = ("true", "false")
 
+# Like ROS's domains, seen by all users of a machine.
+LOCKS = Path("/run/lock" if os.access("/run/lock", os.W_OK) else tempfile.gettempdir())
+
 ARGUMENTS = (
     Argument("namespace", "", "namespace of all nodes and topics"),
     Argument("use_sim_time", "false", "take time from /clock", BOOLEAN),
@@ -69,8 +74,11 @@ ARGUMENTS = (
     Argument("prompt", "", "what the policy is told; empty: the task's prompt"),
     Argument("record", "true", "write a bag of every attempt", BOOLEAN),
     Argument("bag_dir", "bags", "folder for the bags"),
+    Argument("pedal", "", "keyboard, or a device in /dev/input/by-id; empty: joy comes from another node"),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
+
+_BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 
 # Light nodes get no thread pools: the second core belongs to inference.
 _LIGHT = (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"))
@@ -79,12 +87,12 @@ _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 NODES = (
     NodeSpec("recap_station", "station_node", "station", _CELL, ("use_sim", "true"), _LIGHT),
     NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT),
-    NodeSpec("recap_teleop", "pedal_node", "pedal", _CELL, ("operator", "none"), _LIGHT),
+    NodeSpec("recap_teleop", "pedal_node", "pedal", (*_CELL, "device=pedal"), ("operator", "none"), _LIGHT),
     NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
     NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
     NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, "checkpoint", "value_checkpoint", "prompt")),
-    NodeSpec("recap_learner", "learner_node", "learner", (*_CELL, "bag_dir")),
+    NodeSpec("recap_learner", "learner_node", "learner", _CELL),
 )
 
 
@@ -128,11 +136,11 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             continue
         defaults: dict[str, bool | str] = {}
         given: dict[str, bool | str] = {}
-        for argument in ARGUMENTS:
-            if argument.name in spec.arguments:
-                value = values[argument.name]
-                typed = value == "true" if argument.choices == BOOLEAN else value
-                (defaults if value == argument.default else given)[argument.name] = typed
+        for word in spec.arguments:
+            parameter, _, name = word.rpartition("=")
+            argument, value = _BY_NAME[name], values[name]
+            typed = value == "true" if argument.choices == BOOLEAN else value
+            (defaults if value == argument.default else given)[parameter or name] = typed
         nodes.append(
             PlannedNode(spec, namespace, defaults, values["params_file"], given, values["log_level"])
         )
@@ -159,7 +167,7 @@ class DomainBusyError(ContractError):
     """Another stack runs on this ROS domain: two would drive one robot."""
 
 
-def hold_domain(folder: Path = Path("/tmp")) -> int:
+def hold_domain(folder: Path = LOCKS) -> int:
     """Take this machine's ROS domain for one stack, until this process ends; → file descriptor.
 
     The lock is the kernel's (flock), so that a crash frees it; the file only tells who holds it, and

@@ -20,9 +20,11 @@ from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from recap.bringup import RESPAWN_S, STOP_S, PlannedNode, executable_path
+from recap.bringup import STOP_S, PlannedNode, executable_path
 
-RETRIES = 3  # starts in a row that may fail within a second before a node is given up
+STARTED_S = 3  # a node that has lived this long has started
+RETRIES = 3  # further tries to start, with growing pauses, before a node is given up
+POLL_S = 0.1  # how soon a signal or an exit is noticed; supervisor alone would take a second
 
 
 def command(node: PlannedNode, folder: Path) -> list[str]:
@@ -54,7 +56,7 @@ def configuration(nodes: Sequence[PlannedNode], folder: Path) -> str:
         text = " ".join(quote(word) for word in command(node, folder)).replace("%", "%%")
         lines += [
             *(f"[program:{node.spec.name}]", f"command={text}"),
-            *("autorestart=true", f"startsecs={RESPAWN_S:.0f}", f"startretries={RETRIES}"),
+            *("autorestart=true", f"startsecs={STARTED_S}", f"startretries={RETRIES}"),
             *("stopsignal=INT", f"stopwaitsecs={STOP_S:.0f}", "killasgroup=true"),
             *("redirect_stderr=true", "stdout_logfile=NONE", "stdout_events_enabled=true"),
         ]
@@ -77,8 +79,11 @@ class _Stack(Supervisor):
     def runforever(self) -> None:
         events.subscribe(events.ProcessLogEvent, self._on_output)
         events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
-        events.subscribe(events.ProcessStateBackoffEvent, self._on_exit)
+        events.subscribe(events.ProcessStateBackoffEvent, self._on_failed_start)
         events.subscribe(events.ProcessStateFatalEvent, self._on_fatal)
+        poller = self.options.poller
+        poll = poller.poll
+        poller.poll = lambda timeout: poll(min(timeout, POLL_S))
         super().runforever()
 
     def _on_output(self, event: Any) -> None:
@@ -93,6 +98,9 @@ class _Stack(Supervisor):
         if self.options.mood > 0:  # not while everything is being stopped
             status = event.process.exitstatus
             self._print(event.process.config.name, f"ended with exit code {status}; starting it again")
+
+    def _on_failed_start(self, event: Any) -> None:
+        self._print(event.process.config.name, f"ended within {STARTED_S} s of its start; trying again")
 
     def _on_fatal(self, event: Any) -> None:
         name = event.process.config.name
@@ -116,7 +124,7 @@ def run(nodes: Sequence[PlannedNode]) -> int:
         file.write_text(configuration(nodes, folder))
         options = ServerOptions()
         options.realize(["-c", str(file)], doc="")
-        options.first = True
+        options.first, options.test = True, False  # set by supervisord's main, which is not used here
         stack = _Stack(options, [node.spec.name for node in nodes])
         with contextlib.suppress(ExitNow):  # supervisor's way to say that all have ended
             stack.main()

@@ -1,0 +1,310 @@
+"""Bring-up: one description, started by ros2 launch or by supervisor; nothing is left running."""
+
+from __future__ import annotations
+
+import ast
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from recap import bringup, processes
+from recap.bringup import ContractError, NodeSpec, PlannedNode, UsageError
+from recap.doctor import has_launch
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_FILE = ROOT / "launch/bringup.launch.py"
+
+
+def planned(*words: str) -> list[PlannedNode]:
+    return bringup.plan(bringup.read_arguments(list(words)))
+
+
+# --- the description ------------------------------------------------------------------------------
+
+
+def test_default_plan_is_the_whole_cell() -> None:
+    names = [node.spec.name for node in planned()]
+    assert sorted(names) == ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+
+
+@pytest.mark.parametrize(
+    ("word", "without", "having"),
+    [
+        ("operator:=scripted", "pedal", "operator"),
+        ("record:=false", "recorder", "arbiter"),
+        ("use_sim:=False", "station", "arbiter"),
+    ],
+)
+def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
+    names = [node.spec.name for node in planned(word)]
+    assert without not in names
+    assert having in names
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "said"),
+    [
+        ("taks:=x", UsageError, "'task'"),
+        ("task", UsageError, "name:=value"),
+        ("use_sim:=maybe", UsageError, "true or false"),
+        ("task:=handover_inser", ContractError, "'handover_insert'"),
+        ("station:=alhoa", ContractError, "'aloha'"),
+        ("checkpoint:=no/such/folder", ContractError, "no/such/folder"),
+        ("params_file:=none.yaml", ContractError, "none.yaml"),
+    ],
+)
+def test_wrong_argument_is_refused_before_anything_starts(word: str, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        planned(word)
+
+
+def test_arguments_given_win_over_parameter_file_and_that_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{}")
+    node = next(n for n in planned(f"params_file:={file}", "prompt:=go on") if n.spec.name == "policy")
+    words = processes.command(node, tmp_path) if _installed() else []
+    assert node.given == {"prompt": "go on"}
+    assert node.defaults["use_sim_time"] is False
+    files = [Path(words[i + 1]) for i, word in enumerate(words) if word == "--params-file"]
+    if files:
+        assert files[1] == file
+        assert yaml.safe_load(files[2].read_text()) == {"/**": {"ros__parameters": {"prompt": "go on"}}}
+
+
+def _installed() -> bool:
+    try:
+        bringup.executable_path("recap_policy", "policy_node")
+    except ContractError:
+        return False
+    return True
+
+
+def test_nodes_are_installed_by_their_packages() -> None:
+    """What the description starts is a console script of the package it names."""
+    for spec in bringup.NODES:
+        folder = ROOT / "src" / spec.package
+        scripts = ast.literal_eval(_keyword(folder / "setup.py", "entry_points"))["console_scripts"]
+        assert f"{spec.executable} = {spec.package}.nodes.{spec.executable}:main" in scripts
+
+
+def _keyword(setup: Path, name: str) -> ast.expr:
+    for node in ast.walk(ast.parse(setup.read_text())):
+        if isinstance(node, ast.keyword) and node.arg == name:
+            return node.value
+    raise AssertionError(f"{setup} has no {name}")
+
+
+# --- the launch file is the same description -------------------------------------------------------
+
+
+class Recorded:
+    """Stands for a class of launch or launch_ros and keeps what it was made with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+class Configuration(Recorded):
+    def perform(self, values: dict[str, str]) -> str:
+        return values[self.args[0]]
+
+
+@pytest.fixture
+def recording_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {
+        "launch": {"LaunchContext": dict, "LaunchDescription": Recorded},
+        "launch.actions": {
+            "DeclareLaunchArgument": type("DeclareLaunchArgument", (Recorded,), {}),
+            "OpaqueFunction": type("OpaqueFunction", (Recorded,), {}),
+        },
+        "launch.substitutions": {"LaunchConfiguration": Configuration},
+        "launch_ros": {},
+        "launch_ros.actions": {"Node": Recorded},
+    }
+    for name, members in contents.items():
+        module = types.ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("words", [(), ("operator:=scripted", "record:=false", "namespace:=cell_1")])
+def test_launch_file_and_up_start_the_same(
+    recording_launch: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(bringup, "hold_domain", lambda: -1)
+    description = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]()
+    *declared, start = description.args[0]
+    assert {d.args[0]: d.kwargs["default_value"] for d in declared} == bringup.read_arguments([])
+
+    nodes = start.kwargs["function"](bringup.read_arguments(list(words)))
+    expected = planned(*words)
+    assert [(n.kwargs["package"], n.kwargs["executable"], n.kwargs["name"]) for n in nodes] == [
+        (n.spec.package, n.spec.executable, n.spec.name) for n in expected
+    ]
+    for made, node in zip(nodes, expected, strict=True):
+        merged = {key: value for layer in made.kwargs["parameters"] for key, value in layer.items()}
+        assert merged == {**node.defaults, **node.given}
+        assert made.kwargs["namespace"] == node.namespace
+
+
+# --- under supervisor -------------------------------------------------------------------------------
+
+RUNNER = """
+import sys
+from recap.bringup import NodeSpec, PlannedNode
+from recap.processes import run
+sys.exit(run([PlannedNode(NodeSpec("toys", name, name), "") for name in sys.argv[1:]]))
+"""
+TOYS = {
+    "steady": "import time\nprint('at work', flush=True)\ntime.sleep(600)",
+    "fragile": "import sys, time\nprint('up', flush=True)\ntime.sleep(3.5)\nsys.exit(3)",
+    "broken": "import sys\nsys.exit('wanted a camera, found none')",
+    # Ignores every polite request, and so does the process it has started.
+    "deaf": "import signal, subprocess, sys, time\n"
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print('deaf', flush=True)\ntime.sleep(600)",
+}
+
+
+class Stack:
+    """Toy nodes under recap.processes in a process of their own."""
+
+    def __init__(self, prefix: Path, *names: str) -> None:
+        folder = prefix / "lib" / "toys"
+        folder.mkdir(parents=True)
+        for name in names:
+            file = folder / name
+            file.write_text(f"#!{sys.executable}\n{TOYS[name]}\n")
+            file.chmod(0o755)
+        environment = {**os.environ, "AMENT_PREFIX_PATH": str(prefix)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, *names],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )  # fmt: skip
+        self.lines: list[str] = []
+
+    def read_until(self, *wanted: str) -> None:
+        """Read lines until each of `wanted` has been seen in one, in any order."""
+        assert self.process.stdout is not None
+        missing = set(wanted)
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            missing -= {text for text in missing if text in line}
+            if not missing:
+                return
+        raise AssertionError(f"ended without {missing}: {self.lines}")
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def interrupt(self) -> tuple[int, float, list[psutil.Process]]:
+        """Ctrl-C → exit code, seconds until the end, processes left."""
+        family = self.family()
+        begin = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(30)
+        took = time.monotonic() - begin
+        return code, took, [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Any]:
+    started: list[Stack] = []
+
+    def start(*names: str) -> Stack:
+        started.append(Stack(tmp_path / "prefix", *names))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            for process in one.family():
+                process.kill()
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.mark.timeout(60)
+def test_crashed_node_is_started_again_and_the_others_stay(stack: Any) -> None:
+    graph = stack("steady", "fragile")
+    graph.read_until("steady  | at work", "fragile | up")
+    steady = [p.pid for p in graph.family() if any("steady" in word for word in p.cmdline())]
+    graph.read_until("fragile | ended with exit code 3")
+    graph.read_until("fragile | up")
+    assert steady == [p.pid for p in graph.family() if any("steady" in word for word in p.cmdline())]
+    code, _, left = graph.interrupt()
+    assert (code, left) == (0, [])
+
+
+@pytest.mark.timeout(60)
+def test_interrupt_ends_even_deaf_nodes_and_their_children_within_five_seconds(stack: Any) -> None:
+    graph = stack("steady", "deaf")
+    graph.read_until("at work", "deaf   | deaf")
+    assert len(graph.family()) == 3
+    code, took, left = graph.interrupt()
+    assert (code, left) == (0, [])
+    assert took < 5.0
+
+
+@pytest.mark.timeout(60)
+def test_node_that_never_starts_is_given_up_with_its_reason(stack: Any) -> None:
+    graph = stack("broken")
+    graph.read_until("broken | wanted a camera, found none", "trying again")
+    graph.read_until("given up")
+    assert graph.process.wait(30) == 1
+
+
+def test_missing_executable_is_one_line() -> None:
+    node = PlannedNode(NodeSpec("toys", "nothing", "nothing"), "")
+    with pytest.raises(ContractError, match="nothing"):
+        processes.run([node])
+
+
+# --- one stack for each domain -----------------------------------------------------------------------
+
+
+def test_domain_in_use_is_refused_until_its_holder_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "77")
+    code = (
+        "import sys, pathlib; from recap.bringup import hold_domain\n"
+        "hold_domain(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        said = rf"domain 77 .*process {holder.pid}\).*ROS_DOMAIN_ID"
+        with pytest.raises(bringup.DomainBusyError, match=said):
+            bringup.hold_domain(tmp_path)
+    finally:
+        holder.kill()
+        holder.wait()
+    os.close(bringup.hold_domain(tmp_path))
+
+
+# --- with ROS 2's own launch ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not has_launch(), reason="needs ROS 2's launch")
+def test_ros2_launch_shows_every_argument() -> None:
+    done = subprocess.run(
+        ["ros2", "launch", str(LAUNCH_FILE), "--show-args"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for argument in bringup.ARGUMENTS:
+        assert f"'{argument.name}'" in done.stdout
