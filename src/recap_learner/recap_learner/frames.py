@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -45,10 +45,11 @@ class Frames:
     """Frames of many episodes, in memory. F frames, C cameras, P tokens of width W, D joints.
 
     tokens (F, C, P, W) float16; state (F, D) float32; episode (F,) int index into `episodes`;
-    tick (F,) int64; `chunk(rows)` gives the commands that follow.
+    tick (F,) int64; tower: identity of the vision tower that made the tokens.
     """
 
     episodes: list[Episode]
+    tower: str
     tokens: np.ndarray
     state: np.ndarray
     episode: np.ndarray
@@ -92,12 +93,16 @@ class Frames:
         new_index = {old: new for new, old in enumerate(kept)}
         part = self.where(np.isin(self.episode, kept))
         episode = np.array([new_index[i] for i in part.episode], dtype=int)
-        return Frames([self.episodes[i] for i in kept], part.tokens, part.state, episode, part.tick)
+        return replace(part, episodes=[self.episodes[i] for i in kept], episode=episode)
 
     def where(self, rows: np.ndarray) -> Frames:
         """The same frames, restricted to `rows` (mask or indices)."""
-        return Frames(
-            self.episodes, self.tokens[rows], self.state[rows], self.episode[rows], self.tick[rows]
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            state=self.state[rows],
+            episode=self.episode[rows],
+            tick=self.tick[rows],
         )
 
 
@@ -108,7 +113,8 @@ def load_frames(
     progress: Callable[[float, str], None] | None = None,
 ) -> Frames:
     """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`."""
-    folder = files[0].parent / "tokens" / vision_identity(vision)
+    tower = vision_identity(vision)
+    folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if not _cache(folder, file).exists()]
     if missing:
         shards = np.array_split(np.array([str(m) for m in missing]), max(1, len(missing) // 4))
@@ -123,6 +129,7 @@ def load_frames(
     ticks = [frame_ticks(episode) for episode in episodes]
     return Frames(
         episodes=episodes,
+        tower=tower,
         tokens=np.concatenate([np.load(_cache(folder, file)) for file in files]),
         state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
         episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
@@ -141,7 +148,7 @@ def _start_worker(vision: str, folder: str) -> None:
     os.nice(5)
     torch.set_num_threads(1)
     global _tower, _folder
-    _tower = load_vision(Path(vision)).eval()
+    _tower = load_vision(Path(vision))
     _folder = Path(folder)
 
 

@@ -79,7 +79,7 @@ def train_policy(
         return model.loss(batch, generator, how.draws, how.indicator_dropout)
 
     log = fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, progress)
-    save_policy(model, out, lineage)
+    save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
     return log
 
 

@@ -56,6 +56,7 @@ def train_value(
     on the other folds' episodes, score their own, and the first is what is saved for use on the robot.
     """
     norm = normalizer(frames)
+    station = frames.episodes[0].info.station
     target = _targets(frames, norm)
     order = np.random.default_rng(seed).permutation(len(frames.episodes))
     fold_of = np.empty(len(order), dtype=int)
@@ -63,7 +64,9 @@ def train_value(
     values: dict[str, np.ndarray] = {}
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
-        model = load_value(start) if start else _fresh(frames, how.config, seed + fold)
+        model = (
+            load_value(start, station, frames.tower) if start else _fresh(frames, how.config, seed + fold)
+        )
         _fit_value(
             model,
             frames,
@@ -76,7 +79,8 @@ def train_value(
         )
         values.update(value_per_tick(model, frames.where(held_out)))
         if fold == 0:
-            save_value(model, out, lineage)
+            prompts = sorted(set(frames.prompts))
+            save_value(model, out, lineage, station=station, tower=frames.tower, prompts=prompts)
     report = report_value(values, frames, norm)
     return values, report
 

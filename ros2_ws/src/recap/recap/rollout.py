@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import STYLES, Expert
@@ -28,7 +29,6 @@ from recap_teleop.operator import Operator
 from recap_teleop.recorder import EpisodeRecorder
 
 from recap_station import topics
-from recap_station.cdr import compressed_image, joint_state, serialize
 
 JPEG_QUALITY = 90
 
@@ -129,6 +129,8 @@ def run_attempt(
     """One attempt from the start state of `seed` to success, failure or the time limit."""
     rng = np.random.default_rng([seed, 1])
     cell.reset(seed)
+    if policy is not None:
+        policy.seed(seed)
     arbiter = Arbiter(station)
     style = ""
     expert = operator = driver = None
@@ -167,7 +169,8 @@ def run_attempt(
             if policy_command is not None:
                 arbiter.policy(now, policy_command)
         command = arbiter.tick(now, state)
-        if driver is not None and arbiter.mode is Mode.POLICY and previous is not Mode.POLICY:
+        assert command is not None  # a measured position was given
+        if driver is not None and command.flush:
             driver.flush()
         if arbiter.mode is Mode.TELEOP and previous is not Mode.TELEOP:
             takeovers += 1
@@ -191,7 +194,7 @@ class _Driver:
 
         self.policy, self.prompt = policy, prompt
         self.beta, self.latency = rollouts.beta, rollouts.latency_ticks
-        self.buffer = ChunkBuffer(execute=rollouts.execute_steps, lead=rollouts.latency_ticks)
+        self.buffer = ChunkBuffer(rollouts.execute_steps, rollouts.latency_ticks)
         self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
 
     def command(self, tick: int, cell: Cell, state: np.ndarray) -> np.ndarray | None:
