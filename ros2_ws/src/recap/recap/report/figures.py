@@ -1,0 +1,278 @@
+"""Figures of the report: numpy arrays in, one self-contained SVG (as text) out. Nothing is read here.
+
+Colours are Okabe and Ito's, told apart with every common colour blindness; what a colour says is said a
+second time by position, pattern or text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+
+INK, MUTED, GRID, GREY = "#1f2933", "#5b6770", "#e3e7ea", "#9aa4ac"
+BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE = (
+    *("#0072B2", "#56B4E9", "#009E73"),
+    *("#E69F00", "#D55E00", "#CC79A7"),
+)
+POLICY_COLOR = {"sft": GREY, "recap": BLUE}
+POLICY_NAME = {"sft": "SFT", "recap": "RECAP"}
+HALF, WIDE = 5.4, 11.2  # widths in inches, at 96 pixels an inch
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "recap",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+}
+_SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def as_svg(draw: Callable[..., Figure]) -> Callable[..., str]:
+    """Draw in the report's style and give the SVG as text, set in the reader's system font."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **options: Any) -> str:
+        with matplotlib.rc_context(_STYLE):
+            file = io.StringIO()
+            draw(*args, **options).savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+        svg = file.getvalue()
+        return re.sub(r"'DejaVu Sans'", _SYSTEM_FONTS, svg[svg.index("<svg") :])
+
+    return drawn
+
+
+@as_svg
+def rates(policies: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success and throughput of each policy with 95 % intervals. policies: as in summary.json."""
+    fig = Figure((HALF, 3.1), layout="constrained")
+    for axis, key, scale, title in (
+        (fig.add_subplot(1, 2, 1), "success", 100.0, "success [%]"),
+        (fig.add_subplot(1, 2, 2), "throughput", 1.0, "throughput [1/h]"),
+    ):
+        measure, interval = ("success", "success_ci95") if key == "success" else (
+            "throughput_per_hour", "throughput_ci95")  # fmt: skip
+        for x, (name, p) in enumerate(policies.items()):
+            height = scale * p[measure]
+            low, high = (scale * v for v in p[interval])
+            axis.bar(x, height, 0.62, color=POLICY_COLOR.get(name, SKY))
+            axis.errorbar(x, height, [[max(0.0, height - low)], [max(0.0, high - height)]], color=INK,
+                          capsize=5, linewidth=1.4)  # fmt: skip
+            axis.text(x, high, f"{height:.0f}", ha="center", va="bottom", weight="bold")
+        axis.set_xticks(range(len(policies)), [POLICY_NAME.get(n, n) for n in policies])
+        axis.tick_params(axis="x", bottom=False, labelcolor=INK)
+        axis.grid(False, axis="x")
+        axis.set_title(title)
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.06)
+    return fig
+
+
+@as_svg
+def durations(attempts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Share of attempts that had succeeded after t seconds, and every attempt as a dot below."""
+    fig = Figure((HALF, 3.4), layout="constrained")
+    above, below = fig.subplots(2, 1, sharex=True, height_ratios=(2.1, 1))
+    end = max((row["duration_s"] for rows in attempts.values() for row in rows), default=1.0)
+    rng = np.random.default_rng(0)
+    for y, (name, rows) in enumerate(attempts.items()):
+        color = POLICY_COLOR.get(name, SKY)
+        won = np.sort([row["duration_s"] for row in rows if row["success"]])
+        lost = np.array([row["duration_s"] for row in rows if not row["success"]])
+        share = np.arange(len(won) + 1) / max(1, len(rows))
+        above.step([0, *won, end], [*share, share[-1]], where="post", color=color, linewidth=2.2,
+                   label=POLICY_NAME.get(name, name))  # fmt: skip
+        for times, mark, tint in ((won, "o", color), (lost, "x", VERMILLION)):
+            spread = -y + rng.uniform(-0.3, 0.3, len(times))
+            below.scatter(
+                times, spread, 13, color=tint, marker=mark, alpha=0.7, linewidths=1.0 if mark == "x" else 0
+            )
+    above.set_ylim(0, 1.02)
+    above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    above.set_title("attempts that have succeeded by then")
+    above.legend(loc="upper left")
+    below.set_yticks([-i for i in range(len(attempts))], [POLICY_NAME.get(n, n) for n in attempts])
+    below.set_ylim(-len(attempts) + 0.45, 0.55)
+    below.tick_params(axis="y", labelcolor=INK)
+    below.grid(False, axis="y")
+    below.set_xlabel("time since the start of the attempt [s]")
+    below.set_xlim(0, end * 1.02)
+    return fig
+
+
+@as_svg
+def bars(
+    rows: Sequence[tuple[str, float, str, str]],
+    xlabel: str,
+    share: bool = False,
+    width: float = HALF,
+    hatched: frozenset[str] = frozenset(),
+) -> Figure:
+    """Horizontal bars. rows: (name, length, colour, text at its end); hatched: names drawn with a pattern."""
+    fig = Figure((width, 0.75 + 0.31 * len(rows)), layout="constrained")
+    axis = fig.add_subplot()
+    longest = max((length for _, length, _, _ in rows), default=1.0)
+    for y, (name, length, color, text) in enumerate(rows):
+        axis.barh(-y, length, 0.66, color=color, hatch="////" if name in hatched else None, edgecolor="white")
+        axis.annotate(text, (length, -y), xytext=(4, 0), textcoords="offset points", va="center")
+    axis.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
+    axis.tick_params(axis="y", left=False, labelcolor=INK)
+    axis.grid(False, axis="y")
+    axis.spines["left"].set_visible(False)
+    axis.set_xlabel(xlabel)
+    axis.set_xlim(0, 1.12 if share else max(longest, 1e-9) * 1.22)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=longest >= 1, steps=[1, 2, 5, 10]))
+    if share:
+        axis.set_xticks(np.arange(0, 1.01, 0.25))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return fig
+
+
+@as_svg
+def values(curves: Sequence[tuple[np.ndarray, bool]], step_s: float, most: int = 60) -> Figure:
+    """V of many attempts, successes against failures, from their start and before their end.
+
+    curves: (value (T,), success) of each attempt; at most `most` of each kind are drawn as thin lines,
+    the medians are over all of them.
+    """
+    fig = Figure((WIDE, 3.6), layout="constrained")
+    for index, (axis, title) in enumerate(
+        zip(fig.subplots(1, 2, sharey=True), ("from the start", "before the end"), strict=True)
+    ):
+        for success, color, name, dash in (
+            (True, BLUE, "success", "-"),
+            (False, VERMILLION, "failure", (0, (5, 2))),
+        ):
+            chosen = [v for v, won in curves if bool(won) is success]
+            if not chosen:
+                continue
+            longest = max(len(v) for v in chosen)
+            table = np.full((len(chosen), longest), np.nan)
+            for row, v in zip(table, chosen, strict=True):
+                row[: len(v)] = v if index == 0 else v[::-1]
+            times = (np.arange(longest) + 0.5) * step_s * (1 if index == 0 else -1)
+            for row in table[:: max(1, len(table) // most)]:
+                axis.plot(times[::5], row[::5], color=color, linewidth=0.7, alpha=0.25)
+            # Where most attempts have ended, a median tells of the slow ones only.
+            enough = np.isfinite(table).sum(0) >= len(chosen) / 2
+            axis.plot(times[enough], np.nanmedian(table[:, enough], axis=0), color=color, linewidth=2.6,
+                      linestyle=dash, label=f"{name}, median of {len(chosen)}")  # fmt: skip
+        axis.axhline(-0.5, color=MUTED, linewidth=1, linestyle=":")
+        axis.set_title(f"value {title} of the attempt")
+        axis.set_xlabel("time since the start [s]" if index == 0 else "time to the end [s]")
+    fig.axes[0].set_ylabel("value V")
+    fig.axes[0].legend(loc="best")
+    return fig
+
+
+@as_svg
+def calibration(value: np.ndarray, true: np.ndarray) -> Figure:
+    """What was predicted against what came: pooled ticks, in twelve bins of equally many."""
+    fig = Figure((HALF, 3.4), layout="constrained")
+    axis = fig.add_subplot()
+    order = np.array_split(np.argsort(value, kind="stable"), 12)
+    order = [part for part in order if len(part)]
+    x = [value[part].mean() for part in order]
+    middle = [true[part].mean() for part in order]
+    low, high = (np.array([np.quantile(true[part], q) for part in order]) for q in (0.25, 0.75))
+    axis.plot([-1, 0], [-1, 0], color=MUTED, linewidth=1, linestyle=":", label="perfect")
+    axis.fill_between(x, low, high, color=SKY, alpha=0.3, linewidth=0, label="middle half")
+    axis.plot(x, middle, "o-", color=BLUE, linewidth=2, markersize=5, label="mean")
+    axis.set_xlim(min(x) - 0.05, 0.02)
+    axis.set_ylim(min(min(x), float(low.min())) - 0.05, 0.02)
+    axis.set_xlabel("value predicted")
+    axis.set_ylabel("return that came")
+    axis.legend(loc="upper left")
+    return fig
+
+
+@as_svg
+def advantages(
+    groups: Mapping[str, np.ndarray], threshold: float, seconds: float, colors: Mapping[str, str]
+) -> Figure:
+    """Histograms of advantages with the threshold. groups: name → (n,); seconds: as Run.value_seconds."""
+    fig = Figure((HALF, 3.6), layout="constrained")
+    axis = fig.add_subplot()
+    pooled = np.concatenate(list(groups.values())) * seconds
+    low, high = np.quantile(pooled, [0.005, 0.995])
+    low, high = min(low, threshold * seconds), max(high, threshold * seconds)
+    room = max(0.05 * (high - low), 1e-3)
+    edges = np.linspace(low - room, high + room, 61)
+    for index, (name, found) in enumerate(groups.items()):
+        inside = np.clip(found * seconds, edges[0], edges[-1])
+        share, _ = np.histogram(inside, edges)
+        share = share / max(1, len(found))
+        if index == 0:
+            axis.stairs(share, edges, fill=True, color=colors[name], alpha=0.45, label=name)
+        else:
+            dash = ("-", (0, (5, 2)), "-")[index % 3]
+            axis.stairs(share, edges, color=colors[name], linewidth=1.8, linestyle=dash, label=name)
+    axis.axvline(threshold * seconds, color=INK, linewidth=1.6)
+    for text, offset, side in (("positive →", 5, "left"), ("← negative", -5, "right")):
+        axis.annotate(
+            text, (threshold * seconds, 1), xycoords=("data", "axes fraction"), xytext=(offset, -10),
+            textcoords="offset points", ha=side, fontsize=9,
+        )  # fmt: skip
+    axis.set_xlabel("advantage, as seconds of attempt gained or lost")
+    axis.set_ylabel("share of ticks")
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.12)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    fig.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
+    return fig
+
+
+@as_svg
+def periods(found_ms: np.ndarray, wanted_ms: float) -> Figure:
+    """Times between commands, on a logarithmic count so that a single late tick can be seen."""
+    fig = Figure((HALF, 3.1), layout="constrained")
+    axis = fig.add_subplot()
+    low, high = min(found_ms.min(), wanted_ms - 3), max(found_ms.max(), wanted_ms + 3)
+    axis.hist(found_ms, np.linspace(low, high, 71), color=BLUE, log=True)
+    axis.set_ylim(bottom=0.7)
+    axis.axvline(wanted_ms, color=INK, linewidth=1.2, linestyle=":")
+    axis.set_xlabel("time from one command to the next [ms]")
+    axis.set_ylabel("ticks (log scale)")
+    return fig
+
+
+@as_svg
+def curves(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Training losses. panels: title → line's name → log entries with "step" and "loss"."""
+    fig = Figure((WIDE, 2.9), layout="constrained")
+    colors, dashes = (GREY, ORANGE, BLUE, PURPLE, GREEN, SKY), ("-", (0, (5, 2)), (0, (2, 1.5)))
+    subplots = fig.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, lines) in zip(subplots, panels.items(), strict=True):
+        for index, (name, log) in enumerate(lines.items()):
+            axis.plot([e["step"] for e in log], [e["loss"] for e in log], color=colors[index % len(colors)],
+                      linestyle=dashes[index % len(dashes)], linewidth=1.8, label=name)  # fmt: skip
+        if all(e["loss"] > 0 for log in lines.values() for e in log):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(title)
+        axis.set_xlabel("optimiser step")
+        axis.legend(loc="upper right")
+    subplots[0].set_ylabel("loss")
+    return fig
