@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-
 from recap_station.contract import Station, Task
 from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import time
 from collections.abc import Iterable
 
@@ -17,9 +19,9 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, Param, RecapNode, Status, run, to_time
 from recap_station.sim.cell import Cell
 
-TRUTH_EVERY = 4  # control ticks: 12.5 Hz
+TRUTH_EVERY = 2  # control ticks: 25 Hz, enough for a scripted operator to drive by
 RESET_GRACE_S = 1.0  # how long after a reset commands for the pose before it are passed over
-FAR_RAD = 0.3
+FAR_RAD = 0.1
 COMPLAINT_S = 2.0
 
 
@@ -34,7 +36,9 @@ class StationNode(RecapNode):
 
     def configure(self) -> None:
         if not self.param("use_sim"):
-            raise ContractError("use_sim is false, but this node is the simulated cell; start the robot's driver instead")
+            raise ContractError(
+                "use_sim is false, but this node is the simulated cell; start the robot's driver"
+            )
         self.cell = Cell(self.station, self.task)
         self.cell.reset(self.param("seed"))
         self._command = self.station.home
@@ -43,7 +47,9 @@ class StationNode(RecapNode):
         self._ended = False
         for camera in self.station.camera_names:
             self.cell.render(camera)  # the first image costs tens of milliseconds: not in a tick
-        self._states = self.create_publisher(JointState, topics.JOINT_STATES, qos.for_topic(topics.JOINT_STATES))
+        self._states = self.create_publisher(
+            JointState, topics.JOINT_STATES, qos.for_topic(topics.JOINT_STATES)
+        )
         self._truths = self.create_publisher(SimTruth, topics.SIM_TRUTH, qos.for_topic(topics.SIM_TRUTH))
         self._images = {
             camera: self.create_publisher(
@@ -83,7 +89,7 @@ class StationNode(RecapNode):
         self._command = command
 
     def on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
-        seed = int(request.seed) if request.seed >= 0 else int(np.random.SeedSequence().entropy % 2**31)
+        seed = int(request.seed) if request.seed >= 0 else secrets.randbelow(2**31)
         if request.task and request.task != self.task.name:
             task = load_task(request.task)
             cell = Cell(self.station, task)
@@ -122,8 +128,8 @@ class StationNode(RecapNode):
     def _due(self, index: int, rate_hz: float) -> bool:
         """Whether a camera's next image falls in this tick; cameras are spread over a period."""
         per_tick = rate_hz / self.station.control_rate_hz
-        offset = index / len(self.station.cameras)
-        return int(self._tick * per_tick + offset) != int((self._tick - 1) * per_tick + offset)
+        offset = index / len(self.station.cameras) + 1e-6
+        return math.floor(self._tick * per_tick + offset) != math.floor((self._tick - 1) * per_tick + offset)
 
     def _image(self, camera: str, stamp: object) -> CompressedImage:
         bgr = cv2.cvtColor(self.cell.render(camera), cv2.COLOR_RGB2BGR)
@@ -131,7 +137,7 @@ class StationNode(RecapNode):
         message = CompressedImage(format="jpeg")
         message.header.stamp = stamp
         message.header.frame_id = camera
-        message.data.frombytes(memoryview(jpeg).cast("B"))
+        message.data.frombytes(jpeg.data)
         return message
 
     def diagnose(self) -> Iterable[Status]:

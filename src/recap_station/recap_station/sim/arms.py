@@ -22,8 +22,9 @@ OPENING_M = 0.07  # gap between the pads at gripper 1
 PAD_Z = 0.010  # half height and width of a pad
 ARM_DOF = 6
 
-_LINKS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
-# kp [N m/rad] of each joint; damping follows from one lag for all, so that a straight command is a straight path
+# From waist to wrist_rotate: axes, stiffness of the servos [N m/rad], rotor inertia [kg m2]. Damping follows
+# from one lag for all joints, so that a straight line commanded is a straight line driven.
+_AXES = ("0 0 1", "0 1 0", "0 1 0", "1 0 0", "0 1 0", "1 0 0")
 _KP = (350.0, 450.0, 350.0, 120.0, 150.0, 80.0)
 _LAG_S = 0.035
 _ARMATURE = (0.10, 0.10, 0.08, 0.02, 0.03, 0.01)
@@ -67,10 +68,8 @@ def arms_of(station: Station) -> tuple[Arm, Arm]:
 def arm_mjcf(arm: Arm, camera: str | None) -> str:
     """The body tree of one arm; `camera` is the name of its wrist camera."""
     joints = [
-        f'<joint name="{joint.name}" axis="{axis}" range="{joint.lower} {joint.upper}" armature="{armature}"/>'
-        for joint, axis, armature in zip(
-            arm.joints, ("0 0 1", "0 1 0", "0 1 0", "1 0 0", "0 1 0", "1 0 0"), _ARMATURE, strict=True
-        )
+        f'<joint name="{joint.name}" axis="{axis}" range="{joint.lower} {joint.upper}" armature="{rotor}"/>'
+        for joint, axis, rotor in zip(arm.joints, _AXES, _ARMATURE, strict=True)
     ]
     p = arm.prefix
     view = ""
@@ -84,7 +83,8 @@ def arm_mjcf(arm: Arm, camera: str | None) -> str:
  <body name="{p}waist" pos="0 0 0.07" gravcomp="1">{joints[0]}
   <geom class="visual" type="box" size="0.035 0.04 0.03" pos="0 0 0.035" rgba="{light}" mass="0.4"/>
   <body name="{p}shoulder" pos="0 0 {SHOULDER_Z - 0.07}" gravcomp="1">{joints[1]}
-   <geom class="visual" type="box" size="0.024 0.028 {UPPER_ARM / 2}" pos="0 0 {UPPER_ARM / 2}" rgba="{dark}" mass="0.5"/>
+   <geom class="visual" type="box" size="0.024 0.028 {UPPER_ARM / 2}" pos="0 0 {UPPER_ARM / 2}"
+    rgba="{dark}" mass="0.5"/>
    <body name="{p}elbow" pos="0 0 {UPPER_ARM}" gravcomp="1">{joints[2]}
     <geom class="visual" type="box" size="0.08 0.024 0.024" pos="0.07 0 0" rgba="{light}" mass="0.25"/>
     <body name="{p}forearm_roll" pos="{FOREARM - 0.12} 0 0" gravcomp="1">{joints[3]}
@@ -92,7 +92,8 @@ def arm_mjcf(arm: Arm, camera: str | None) -> str:
      <body name="{p}wrist_angle" pos="0.12 0 0" gravcomp="1">{joints[4]}
       <geom class="visual" type="box" size="0.03 0.017 0.017" pos="0.02 0 0" rgba="{light}" mass="0.1"/>
       <body name="{p}wrist_rotate" pos="0.05 0 0" gravcomp="1">{joints[5]}
-       <geom class="solid" name="{p}hand" type="box" size="0.016 0.042 0.022" pos="0.012 0 0" rgba="{dark}" mass="0.15"/>
+       <geom class="solid" name="{p}hand" type="box" size="0.016 0.042 0.022" pos="0.012 0 0"
+        rgba="{dark}" mass="0.15"/>
        <site name="{arm.tip_site}" pos="{HAND - 0.05} 0 0" size="0.002" rgba="0 0 0 0"/>
        {view}
        {_finger(arm, 0, 1)}{_finger(arm, 1, -1)}
@@ -111,8 +112,8 @@ def _finger(arm: Arm, index: int, side: int) -> str:
     return f"""
 <body name="{name}" pos="0 0 0" gravcomp="1">
  <joint name="{name}" type="slide" axis="0 {side} 0" range="-0.004 {OPENING_M / 2}" armature="0.08"/>
- <geom class="pad" type="box" size="{(tip - 0.028) / 2 + PAD_Z} 0.005 {PAD_Z}" pos="{(tip + 0.028) / 2} {side * 0.005} 0"
-  rgba="{arm.color}" mass="0.03"/>
+ <geom class="pad" type="box" size="{(tip - 0.028) / 2 + PAD_Z} 0.005 {PAD_Z}"
+  pos="{(tip + 0.028) / 2} {side * 0.005} 0" rgba="{arm.color}" mass="0.03"/>
 </body>"""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -18,6 +17,7 @@ from recap_station.sim.arms import ARM_DOF, arms_of
 from recap_station.sim.cell import Layout, Truth
 from recap_station.sim.model import build_model
 from recap_station.sim.motion import TipMotion
+from recap_station.sim.styles import FAILING, FAST, MODERATE, SLOPPY, SLOW, STYLES, Style
 from recap_station.sim.tasks.handover_insert import (
     DEEP_ENOUGH,
     GRASP,
@@ -30,39 +30,18 @@ from recap_station.sim.tasks.handover_insert import (
 HOVER = 0.06  # above a grasp, m
 GRASP_Z = 0.003  # pads a little above the peg's middle, so that they clear the table
 HANDOVER = np.array([0.0, -0.02, 0.19])  # where the peg's centre is handed over
+RIGHT_WAIT = HANDOVER + np.array([GRASP + 0.01, 0.0, HOVER])
 LEFT_PARK = np.array([-0.24, -0.06, 0.22])
 RIGHT_PARK = np.array([0.20, 0.0, 0.22])
 ALIGN_GAP = 0.03  # free end before the hole
 PUSH_DEPTH = DEEP_ENOUGH + 0.015
 
 
-@dataclass(frozen=True)
-class Style:
-    """How the expert works. Probabilities are per try, times in seconds, lengths in metres."""
-
-    name: str
-    speed: float = 1.0  # 1 is fast
-    hesitate: float = 0.0  # probability of a pause before a step
-    pause_s: float = 0.0  # its mean length
-    bad_grasp: float = 0.0
-    early_release: float = 0.0
-    misaligned: float = 0.0
-    patience_s: float = 0.5  # pushing without progress before another try
-    tremor_m: float = 0.0
+__all__ = ["FAILING", "FAST", "MODERATE", "SLOPPY", "SLOW", "STYLES", "Expert", "Style"]
 
 
-FAST = Style("fast", speed=0.85)
-MODERATE = Style("moderate", speed=0.6)
-SLOW = Style("slow", speed=0.42, hesitate=0.35, pause_s=0.45, tremor_m=0.001)
-SLOPPY = Style(
-    "sloppy", speed=0.5, hesitate=0.35, pause_s=0.5, bad_grasp=0.35, early_release=0.25, misaligned=0.5,
-    patience_s=0.9, tremor_m=0.002,
-)  # fmt: skip
-FAILING = Style(
-    "failing", speed=0.45, hesitate=0.4, pause_s=0.8, bad_grasp=0.65, early_release=0.6, misaligned=0.8,
-    patience_s=1.5, tremor_m=0.003,
-)  # fmt: skip
-STYLES = {style.name: style for style in (FAST, MODERATE, SLOW, SLOPPY, FAILING)}
+def _up(height: float) -> np.ndarray:
+    return np.array([0.0, 0.0, height])
 
 
 class Expert:
@@ -82,7 +61,8 @@ class Expert:
         """Forget everything; the next `act` starts from the state it is given."""
         self._seed = self._seed + 1 if seed is None else seed
         self._rng = np.random.default_rng(self._seed)
-        self._left: TipMotion | None = None
+        self._begun = False
+        self._aside = np.zeros(3)
         self._ticks = 0
         self._pause = 0.0
         self._lost_s = 0.0
@@ -98,7 +78,7 @@ class Expert:
     def act(self, truth: Truth, state: np.ndarray) -> np.ndarray:
         """Command (dof,) for the next tick from truth and the measured state (dof,)."""
         scene = self._read(truth.qpos)
-        if self._left is None:
+        if not self._begun:
             self._begin(scene, state)
         self._since += self.station.step_s
         if self._pause > 0:
@@ -107,7 +87,7 @@ class Expert:
             self._notice_loss(scene)
             self._phase(scene)
         self._ticks += 1
-        return np.concatenate([arm.advance(self._shake(k)) for k, arm in enumerate((self._left, self._right))])
+        return np.concatenate([self._left.advance(self._shake(0)), self._right.advance(self._shake(1))])
 
     # ---- bookkeeping -----------------------------------------------------------------------------
 
@@ -123,7 +103,7 @@ class Expert:
             TipMotion(self.station, arm, k * (ARM_DOF + 1), scene.tips[k], scene.tip_yaws[k], state)
             for k, arm in enumerate(self._arms)
         )
-        self._left, self._right = left, right
+        self._left, self._right, self._begun = left, right, True
         self._phase: Callable[[Scene], None] = self._start
         self._enter(self._start, hesitate=False)
         for k, arm in enumerate((left, right)):
@@ -194,9 +174,9 @@ class Expert:
             self._left.grip(1.0)
             self._right.grip(1.0)
             if scene.tips[0][2] < 0.10 and not over:
-                self._left.go(scene.tips[0] + (0.0, 0.0, 0.07), scene.tip_yaws[0], self._speed)
+                self._left.go(scene.tips[0] + _up(0.07), scene.tip_yaws[0], self._speed)
             if scene.tips[1][0] < 0.15:
-                self._right.go(scene.tips[1] + (0.04, 0.0, 0.07), scene.tip_yaws[1], self._speed)
+                self._right.go(scene.tips[1] + np.array([0.04, 0.0, 0.07]), scene.tip_yaws[1], self._speed)
         if max(self._left.left_s, self._right.left_s) < 0.1 and min(scene.gaps) > 0.05:
             if scene.tips[1][0] < 0.15:
                 self._right.go(RIGHT_PARK, 0.0, self._speed)
@@ -209,10 +189,10 @@ class Expert:
                 if self._rng.random() < 0.5:  # takes hold of the top edge only
                     self._error[2] = self._rng.uniform(0.014, 0.020)
                 else:  # comes down beside it
-                    self._error[:2] = self._rng.uniform(0.022, 0.032) * np.array([-scene.axis[1], scene.axis[0]])
-                    self._error *= self._rng.choice([-1.0, 1.0])
-            self._left.go(self._grasp(scene) + (0.0, 0.0, HOVER), scene.yaw, self._speed)
-        self._left.follow(self._grasp(scene) + (0.0, 0.0, HOVER), scene.yaw, self._speed)
+                    across = self._rng.choice([-1.0, 1.0]) * np.array([-scene.axis[1], scene.axis[0]])
+                    self._error[:2] = self._rng.uniform(0.022, 0.032) * across
+            self._left.go(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
+        self._left.follow(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
         if self._left.left_s < 0.06:
             self._enter(self._descend)
 
@@ -242,9 +222,9 @@ class Expert:
         if self._first():
             self._left.grip(0.0)
             self._right.grip(1.0)
-            up = scene.tips[0] + (0.0, 0.0, 0.08)
+            up = scene.tips[0] + _up(0.08)
             self._left.go(up, scene.tip_yaws[0], self._speed)
-            self._right.go(HANDOVER + (GRASP + 0.01, 0.0, HOVER), 0.0, 0.8 * self._speed)
+            self._right.go(RIGHT_WAIT, 0.0, 0.8 * self._speed)
         if self._left.left_s < 0.16:
             self._enter(self._carry)
 
@@ -256,19 +236,21 @@ class Expert:
             self._left.go(goal, yaw, self._speed)
             if not scene.held[1]:
                 self._right.grip(1.0)
-                self._right.go(HANDOVER + (GRASP + 0.01, 0.0, HOVER), 0.0, self._speed)
+                self._right.go(RIGHT_WAIT, 0.0, self._speed)
         if max(self._left.left_s, self._right.left_s) < 0.08 and self._since > 0.1:
             self._enter(self._take)
 
     def _with_peg_at(self, scene: Scene, arm: int, center: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where a hand that holds the peg must go so that the peg lies along x with its centre at `center`."""
+        """Where a hand that holds the peg must go for the peg to lie along x, its centre at `center`."""
         along = float((scene.tips[arm] - scene.center) @ scene.axis)
         drop = float(scene.tips[arm][2] - (scene.center + along * scene.axis)[2])
         return center + np.array([along, 0.0, drop]), scene.tip_yaws[arm] - scene.yaw
 
     def _take(self, scene: Scene) -> None:
         """The right hand comes down on the peg's right part."""
-        along = max(GRASP, float((scene.tips[0] - scene.center) @ scene.axis) + 0.10 if scene.held[0] else 0.0)
+        along = GRASP
+        if scene.held[0]:  # keep clear of the left hand
+            along = max(along, float((scene.tips[0] - scene.center) @ scene.axis) + 0.10)
         spot = scene.center + min(along, 0.085) * scene.axis
         if self._first():
             self._early = scene.held[0] and self._mistake("release", self.style.early_release)
@@ -293,7 +275,7 @@ class Expert:
         """The right hand closed beside the peg: up and once more."""
         if self._first():
             self._right.grip(1.0)
-            self._right.go(scene.tips[1] + (0.0, 0.0, HOVER), scene.tip_yaws[1], self._speed)
+            self._right.go(scene.tips[1] + _up(HOVER), scene.tip_yaws[1], self._speed)
         if self._right.left_s == 0:
             self._enter(self._start)
 
@@ -307,12 +289,13 @@ class Expert:
 
     def _leave(self, scene: Scene) -> None:
         """The left hand rises off the peg; then the right one may move."""
-        near = abs(scene.tips[0][0] - scene.center[0]) < 0.16 and abs(scene.tips[0][1] - scene.center[1]) < 0.08
+        apart = np.abs(scene.tips[0] - scene.center)
+        near = apart[0] < 0.16 and apart[1] < 0.08
         if self._first():
             self._left.grip(1.0)
             self._right.grip(0.0)
             if near:
-                self._left.go(scene.tips[0] + (-0.02, 0.0, 0.09), scene.tip_yaws[0], self._speed)
+                self._left.go(scene.tips[0] + np.array([-0.02, 0.0, 0.09]), scene.tip_yaws[0], self._speed)
         if not near or self._left.left_s < 0.18 or scene.tips[0][2] > scene.center[2] + 0.05:
             self._left.go(LEFT_PARK, 0.0, 0.8 * self._speed)
             self._enter(self._align)
@@ -329,21 +312,23 @@ class Expert:
             self._aside = np.zeros(3)
             if self._mistake("align", self.style.misaligned):
                 angle = self._rng.uniform(0.0, 2 * math.pi)
-                self._aside[1:] = self._rng.uniform(0.018, 0.028) * np.array([math.cos(angle), math.sin(angle)])
-            goal, yaw = self._end_at(scene, scene.mouth + self._aside + (ALIGN_GAP, 0.0, 0.0))
+                self._aside[1:] = self._rng.uniform(0.018, 0.028) * np.array(
+                    [math.cos(angle), math.sin(angle)]
+                )
+            goal, yaw = self._end_at(scene, scene.mouth + self._aside + np.array([ALIGN_GAP, 0.0, 0.0]))
             self._right.go(goal, yaw, self._speed)
-        target = scene.mouth + self._aside + (ALIGN_GAP, 0.0, 0.0)
+        target = scene.mouth + self._aside + np.array([ALIGN_GAP, 0.0, 0.0])
         if self._right.left_s < 0.25:
             self._right.follow(*self._end_at(scene, target), self._speed)
         error = np.abs(scene.left_end - target)
-        close = error[1:].max() < 0.006 + 1.5 * self.style.tremor_m and error[0] < 0.02 and abs(scene.yaw) < 0.06
+        close = (
+            error[1:].max() < 0.006 + 1.5 * self.style.tremor_m and error[0] < 0.02 and abs(scene.yaw) < 0.06
+        )
         if self._right.left_s < 0.1 and (close or self._since > 2.0 / self._speed):
             self._enter(self._push)
 
     def _push(self, scene: Scene) -> None:
         if self._first():
-            if not hasattr(self, "_aside"):
-                self._aside = np.zeros(3)
             self._best, self._best_s = -1.0, 0.0
             aside = self._aside if scene.depth < 0 else 0.0 * self._aside
             self._right.grip(0.0)
@@ -359,16 +344,16 @@ class Expert:
     def _back(self, scene: Scene) -> None:
         """It jams: out again, and try anew."""
         if self._first():
-            self._right.go(scene.tips[1] + (0.05, 0.0, 0.0), scene.tip_yaws[1], self._speed)
+            self._right.go(scene.tips[1] + np.array([0.05, 0.0, 0.0]), scene.tip_yaws[1], self._speed)
         if self._right.left_s == 0:
             self._enter(self._align)
 
     def _retake(self, scene: Scene) -> None:
         """The peg sticks in the socket and nobody holds it: the right hand goes above its right end."""
-        spot = scene.center + 0.07 * scene.axis + (0.0, 0.0, HOVER)
+        spot = scene.center + 0.07 * scene.axis + _up(HOVER)
         if self._first():
             self._right.grip(1.0)
-            up = scene.tips[1] + (0.0, 0.0, 0.07)
+            up = scene.tips[1] + _up(0.07)
             self._right.go(up, scene.tip_yaws[1], self._speed)
             self._left.go(LEFT_PARK, 0.0, self._speed)
         if self._right.left_s < 0.05 and scene.gaps[1] > 0.05:

@@ -44,9 +44,11 @@ def cell_mjcf(station: Station, task: Task) -> str:
  </default>
  <worldbody>
   <light pos="0.3 -0.6 1.6" dir="-0.15 0.35 -1" diffuse="0.45 0.45 0.45" specular="0 0 0" castshadow="false"/>
-  <geom class="solid" name="table" type="box" size="0.55 0.36 0.02" pos="0 0.04 -0.02" rgba="0.86 0.83 0.76 1"/>
+  <geom class="solid" name="table" type="box" size="0.55 0.36 0.02" pos="0 0.04 -0.02"
+   rgba="0.86 0.83 0.76 1"/>
   <geom class="visual" name="floor" type="plane" size="9 9 0.1" pos="0 0 -0.6" rgba="0.36 0.40 0.45 1"/>
-  <camera name="{names[0]}" pos="0.08 -0.46 0.5" xyaxes="0.9739 0.2269 -0.0000 -0.1358 0.5828 0.8012" fovy="48"/>
+  <camera name="{names[0]}" pos="0.08 -0.46 0.5"
+   xyaxes="0.9739 0.2269 0 -0.1358 0.5828 0.8012" fovy="48"/>
   {arm_mjcf(arms[0], names[1])}
   {arm_mjcf(arms[1], names[2])}
   {props.mjcf()}

@@ -7,6 +7,7 @@ time left is followed for one tick, so a new goal bends the path instead of brea
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from recap_station.sim.arms import ARM_DOF, Arm, Unreachable, reach_down
 TOP_SPEED = 0.75  # m/s in the middle of a fast move
 TOP_TURN = 3.5  # rad/s
 SHORTEST_S = 0.22
-GRIP_S = 0.24
+GRIP_S = 0.36  # for the whole way; within the velocity limit of 6 per second
 JOIN_S = 0.4  # time to bend a pose that does not point straight down into one that does
 
 
@@ -36,7 +37,7 @@ class Blend:
 
     def advance(self, dt: float) -> np.ndarray:
         T = self.left_s
-        if T <= dt:
+        if dt >= T:
             # what is left after the last tick of a curve is far below a micrometre
             self.position, self.left_s = self.goal.copy(), 0.0
             self._v[:] = 0.0
@@ -107,15 +108,15 @@ class TipMotion:
 
     def grip(self, opening: float, speed: float = 1.0) -> None:
         if abs(self.hand.goal[0] - opening) > 1e-6:
-            self.hand.go(np.array([opening]), max(GRIP_S * abs(opening - self.hand.position[0]), 0.12) / speed)
+            self.hand.go(
+                np.array([opening]), max(GRIP_S * abs(opening - self.hand.position[0]), 0.15) / speed
+            )
 
     def advance(self, tremor: np.ndarray) -> np.ndarray:
         """One tick → command (7,) within the joint and velocity limits; `tremor` (3,) is added to the tip."""
         pose, hand = self.pose.advance(self._dt), self.hand.advance(self._dt)
-        try:
+        with suppress(Unreachable):  # else it stays where it last could be; the goal will change
             self._joints = reach_down(self._arm, pose[:3] + tremor, pose[3], self._joints[5])
-        except Unreachable:
-            pass  # stays where it was last reachable; the goal or the situation will change
         self._join_s = min(self._join_s + self._dt, JOIN_S)
         s = self._join_s / JOIN_S
         fade = 1.0 - s**3 * (10 - 15 * s + 6 * s * s)

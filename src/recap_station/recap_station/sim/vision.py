@@ -1,4 +1,4 @@
-"""What a camera of the simulated cell should see: keypoints with their positions, and random scenes to learn them on."""
+"""What a camera of the simulated cell should see: keypoints, and random scenes to learn them on."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 KEYPOINTS = ("peg_center", "peg_left_end", "peg_right_end", "socket_mouth", "left_tip", "right_tip")
 Keypoint = tuple[np.ndarray, tuple[float, float], bool]
 
-# A surface this much nearer than the point hides it: the peg's own surface does not, nor do a tip's own fingers.
+# A surface this much nearer than the point hides it: so the peg does not hide itself, nor fingers their tip.
 _HIDDEN_M = 0.025
 _TIP_HIDDEN_M = 0.045
+
+# Corners (low, high) of where a held peg's centre and a free gripper may be.
+_IN_LEFT = ([-0.18, -0.12, 0.02], [0.04, 0.04, 0.26])
+_IN_RIGHT = ([-0.04, -0.06, 0.08], [0.12, 0.18, 0.24])
+_LEFT_WORKS = ([-0.28, -0.16, 0.02], [-0.02, 0.06, 0.28])
+_RIGHT_WORKS = ([0.02, -0.12, 0.06], [0.26, 0.20, 0.28])
 
 
 def keypoints(cell: Cell, camera: str) -> dict[str, Keypoint]:
@@ -91,11 +97,14 @@ def _peg(where: str, mouth: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
         return np.array([rng.uniform(-0.2, 0.12), rng.uniform(-0.17, 0.06), PEG_HALF_WIDTH]), yaw, 0.0
     if where == "socket":
         gap = rng.uniform(-0.05, 0.06)
-        center = mouth + (PEG_HALF + gap, 0.0, 0.0)
         aside = 0.008 if gap < 0 else 0.025
-        return center + rng.uniform(-aside, aside, 3) * (0, 1, 1), rng.normal(0.0, 0.04), rng.normal(0.0, 0.03)
-    low, high = ([-0.18, -0.12, 0.02], [0.04, 0.04, 0.26]) if where == "left" else ([-0.04, -0.06, 0.08], [0.12, 0.18, 0.24])
-    return rng.uniform(low, high), rng.normal(0.0, 0.15), rng.normal(0.0, 0.05)
+        off = np.array([PEG_HALF + gap, rng.uniform(-aside, aside), rng.uniform(-aside, aside)])
+        return mouth + off, rng.normal(0.0, 0.04), rng.normal(0.0, 0.03)
+    return (
+        rng.uniform(*(_IN_LEFT if where == "left" else _IN_RIGHT)),
+        rng.normal(0.0, 0.15),
+        rng.normal(0.0, 0.05),
+    )
 
 
 def _tip(
@@ -106,24 +115,25 @@ def _tip(
     axis = np.array([math.cos(yaw), math.sin(yaw), 0.0])
     if where == "both" or where == ("left", "right")[arm] or (where == "socket" and arm == 1):
         along = side * rng.uniform(GRASP - 0.015, GRASP + 0.02)
-        return center + along * axis + (0, 0, rng.uniform(-0.006, 0.006)), yaw, 2 * PEG_HALF_WIDTH / 0.07
+        return (
+            center + along * axis + np.array([0, 0, rng.uniform(-0.006, 0.006)]),
+            yaw,
+            2 * PEG_HALF_WIDTH / 0.07,
+        )
     opening = 1.0 if rng.random() < 0.7 else rng.uniform(0.0, 1.0)
     if rng.random() < 0.5 and where != "socket":
         spot = center + side * GRASP * axis + rng.normal(0.0, 0.025, 3)
         spot[2] = max(spot[2], 0.014) + rng.exponential(0.05)
         return spot, yaw + rng.normal(0.0, 0.15), opening
-    low, high = ([-0.28, -0.16, 0.02], [-0.02, 0.06, 0.28]) if arm == 0 else ([0.02, -0.12, 0.06], [0.26, 0.2, 0.28])
-    return rng.uniform(low, high), rng.normal(0.0, 0.2), opening
+    return rng.uniform(*(_LEFT_WORKS, _RIGHT_WORKS)[arm]), rng.normal(0.0, 0.2), opening
 
 
 def _inside_socket(tip: np.ndarray, mouth: np.ndarray) -> bool:
-    off = tip - mouth + (HOLE_DEPTH / 2, 0.0, 0.0)
+    off = tip - mouth + np.array([HOLE_DEPTH / 2, 0.0, 0.0])
     return abs(off[0]) < HOLE_DEPTH / 2 + 0.025 and abs(off[1]) < HOLE_HALF + 0.06 and tip[2] < 0.16
 
 
-def _state(
-    cell: Cell, tips: list[tuple[np.ndarray, float, float]], rng: np.random.Generator
-) -> np.ndarray:
+def _state(cell: Cell, tips: list[tuple[np.ndarray, float, float]], rng: np.random.Generator) -> np.ndarray:
     parts = []
     for arm, (tip, yaw, opening) in zip(cell.layout.arms, tips, strict=True):
         tip = np.array([tip[0], tip[1], max(tip[2], 0.013)])

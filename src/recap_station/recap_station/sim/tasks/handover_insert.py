@@ -77,7 +77,7 @@ class HandoverInsert:
         known = {f.name for f in fields(Dials)}
         if unknown := set(task.sim) - known:
             raise ContractError(
-                f"task {task.name!r}: unknown dial sim.{sorted(unknown)[0]} (there are: {', '.join(sorted(known))})"
+                f"task {task.name!r}: unknown dial sim.{min(unknown)} (there are: {', '.join(sorted(known))})"
             )
         for name, pair in task.sim.items():
             if len(pair) != 2 or not pair[0] <= pair[1]:
@@ -89,9 +89,9 @@ class HandoverInsert:
         h, wall, d = HOLE_HALF, 0.006, HOLE_DEPTH / 2
         outer = h + 2 * wall
         blue, rim = "0.10 0.30 0.85 1", "0.20 0.85 0.95 1"
-        side = [
-            (f"0 {s * (h + wall)} 0", f"{d} {wall} {outer}") for s in (-1, 1)
-        ] + [(f"0 0 {s * (h + wall)}", f"{d} {h} {wall}") for s in (-1, 1)]
+        side = [(f"0 {s * (h + wall)} 0", f"{d} {wall} {outer}") for s in (-1, 1)] + [
+            (f"0 0 {s * (h + wall)}", f"{d} {h} {wall}") for s in (-1, 1)
+        ]
         walls = "\n".join(
             f'<geom class="solid" type="box" pos="{pos}" size="{size}" rgba="{blue}"/>' for pos, size in side
         )
@@ -168,7 +168,9 @@ class SceneReader:
         )  # fmt: skip
 
 
-def _between_pads(center: np.ndarray, axis: np.ndarray, tip: np.ndarray, frame: np.ndarray, gap: float) -> bool:
+def _between_pads(
+    center: np.ndarray, axis: np.ndarray, tip: np.ndarray, frame: np.ndarray, gap: float
+) -> bool:
     """Whether the pads are closed on the peg: it passes between them, and the gap is its width."""
     if gap > min(2 * PEG_HALF_WIDTH + 0.007, 0.9 * OPENING_M) or abs(axis @ frame[:, 1]) > 0.5:
         return False
@@ -189,11 +191,11 @@ def can_pick(arm: Arm, scene: Scene) -> bool:
     if scene.center[2] < 0 or abs(scene.axis[2]) > 0.5:
         return False
     grasp = left_grasp(scene)
-    near_socket = grasp - scene.mouth + (HOLE_DEPTH / 2, 0.0, 0.0)
+    near_socket = grasp - scene.mouth + np.array([HOLE_DEPTH / 2, 0.0, 0.0])
     if abs(near_socket[0]) < HOLE_DEPTH / 2 + 0.03 and abs(near_socket[1]) < HOLE_HALF + 0.012 + 0.05:
         return False
     try:
-        reach_down(arm, grasp + (0.0, 0.0, 0.08), scene.yaw, 0.0)
+        reach_down(arm, grasp + np.array([0.0, 0.0, 0.08]), scene.yaw, 0.0)
     except Unreachable:
         return False
     return grasp[0] < 0.12

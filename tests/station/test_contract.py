@@ -1,0 +1,71 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recap_station.contract import ContractError, Station, Task, load_station, load_task
+
+
+def test_the_default_station_has_fourteen_numbers_in_aloha_order():
+    station = load_station("aloha")
+    assert station.dof == 14
+    assert [i for i, gripper in enumerate(station.is_gripper) if gripper] == [6, 13]
+    assert station.joint_names[0] == "left_waist" and station.joint_names[7] == "right_waist"
+    assert station.camera_names == ("base_camera", "left_wrist_camera", "right_wrist_camera")
+    assert (station.lower <= station.home).all() and (station.home <= station.upper).all()
+
+
+def test_a_vector_is_put_in_the_stations_order():
+    station = load_station("aloha")
+    values = np.arange(14.0)
+    shuffled = np.random.default_rng(0).permutation(14)
+    names = [station.joint_names[i] for i in shuffled]
+    assert (station.vector(names, values[shuffled]) == values).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda names: [*names[:-1], "right_griper"], "did you mean 'right_gripper'"),
+        (lambda names: names[:-1], "13 joint names with 14 values"),
+        (lambda names: [*names[:-1], names[0]], "right_gripper"),
+    ],
+)
+def test_a_wrong_joint_list_is_refused_by_name(change, says):
+    station = load_station("aloha")
+    with pytest.raises(ContractError, match=says):
+        station.vector(change(list(station.joint_names)), [0.0] * 14)
+
+
+def test_a_misspelt_task_or_station_suggests_the_nearest():
+    with pytest.raises(ContractError, match="did you mean 'handover_insert'"):
+        load_task("handover_inser")
+    with pytest.raises(ContractError, match="did you mean 'aloha'"):
+        load_station("alhoa")
+
+
+def test_station_and_task_survive_the_bag_metadata():
+    station, task = load_station("aloha"), load_task("handover_insert")
+    assert Station.from_dict(station.to_dict()) == station
+    assert Task.from_dict(task.to_dict()) == task
+
+
+def test_the_fingerprint_changes_with_a_camera_size():
+    station = load_station("aloha")
+    cameras = (replace(station.cameras[0], width=128), *station.cameras[1:])
+    assert replace(station, cameras=cameras).fingerprint != station.fingerprint
+
+
+def test_a_home_outside_its_limits_is_refused(tmp_path: Path):
+    (tmp_path / "bent.yaml").write_text(
+        "name: bent\ncontrol_rate_hz: 50\ncameras: []\narms:\n  - prefix: a_\n    joints:\n"
+        "      - {name: j, lower: -1, upper: 1, max_velocity: 1, max_acceleration: 1, home: 2}\n"
+    )
+    with pytest.raises(ContractError, match="home of a_j is 2"):
+        load_station(tmp_path / "bent.yaml")
+
+
+def test_a_task_with_an_impossible_time_limit_is_refused(tmp_path: Path):
+    (tmp_path / "t.yaml").write_text("name: t\nprompt: p\ntime_limit_s: 20\nmax_episode_s: 10\nstages: [a]\n")
+    with pytest.raises(ContractError, match="time_limit_s <= max_episode_s"):
+        load_task(tmp_path / "t.yaml")
