@@ -112,8 +112,19 @@ def finished(tmp_path_factory) -> Path:
     }  # fmt: skip
     problem = "it hardly follows the return: spearman is 0.345, wanted at least 0.4"
     live = {
-        "attempts": 2, "takeovers": 1, "rate_hz": 50.03, "period_p99_ms": 21.37, "missed_ticks": 4,
-    }  # fmt: skip
+        "attempts": 2,
+        "takeovers": 1,
+        "rate_hz": 50.03,
+        "period_p99_ms": 21.37,
+        "missed_ticks": 4,
+        "period_histogram": {"from_ms": 0.0, "bin_ms": 0.5, "counts": [0] * 40 + [290, 7] + [0] * 78},
+        "press_to_command_p50_ms": 22.6,
+        "press_to_command_max_ms": 31.0,
+        "policy_command": {"rate_hz": 49.91},
+        "episodes": [
+            {"seed": 20_000, "outcome": "success", "reason": "success", "takeovers": 1, "duration_s": 3.0}
+        ],
+    }
     results = {
         "demonstrations": {
             **summarize([replace(a, style="fast") for a in attempts["iteration_00"]]),
@@ -177,7 +188,9 @@ def test_a_finished_run_shows_its_numbers_and_nothing_is_missing(finished):
         "2.17 times",
         "spearman is 0.345, wanted at least 0.4",
         "50.03 Hz",
+        "49.91 Hz",
         "21.37 ms",
+        "23 ms",
         "4.2 mm",
         f"the longest took {LATE_MS}.0 ms",
         "small&lt;run&gt;",

@@ -156,7 +156,7 @@ def _value_curve(axis: Axes, a: Attempt, end: float) -> None:
         lines = [points[s : e + 1] for s, e in zip(runs, [*runs[1:], len(points)], strict=True)]
         colors = [TREND_COLOR[int(way[s])] for s in runs]
         axis.add_collection(LineCollection(lines, colors=colors, linewidths=2.6, capstyle="round", zorder=3))
-    axis.text(0.003, 0.98, "0 = done", transform=axis.transAxes, va="top", fontsize=8.5, color=MUTED)
+    axis.text(0.006, 0.96, "0 = done", transform=axis.transAxes, va="top", fontsize=8.5, color=MUTED)
 
 
 @dataclass(frozen=True)

@@ -243,16 +243,33 @@ def advantages(
 
 
 @as_svg
-def periods(found_ms: np.ndarray, wanted_ms: float) -> Figure:
-    """Times between commands, on a logarithmic count so that a single late tick can be seen."""
-    fig = Figure((HALF, 3.1), layout="constrained")
+def periods(series: Mapping[str, tuple[np.ndarray, np.ndarray]], wanted_ms: float) -> Figure:
+    """Times between commands, on a logarithmic count so that a single late tick can be seen.
+
+    series: name → (bin edges in ms, counts); the first is drawn filled, others as outlines.
+    """
+    fig = Figure((HALF, 3.5), layout="constrained")
     axis = fig.add_subplot()
-    low, high = min(found_ms.min(), wanted_ms - 3), max(found_ms.max(), wanted_ms + 3)
-    axis.hist(found_ms, np.linspace(low, high, 71), color=BLUE, log=True)
-    axis.set_ylim(bottom=0.7)
+    seen = [wanted_ms - 3, wanted_ms + 3]
+    for index, (name, (edges, counts)) in enumerate(series.items()):
+        axis.stairs(
+            counts,
+            edges,
+            fill=index == 0,
+            color=SKY if index == 0 else INK,
+            linewidth=1.4,
+            baseline=0.5,
+            label=name,
+        )
+        at = np.flatnonzero(counts)
+        seen += [edges[at[0]] - 1, edges[at[-1] + 1] + 1] if len(at) else []
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=0.5)
+    axis.set_xlim(min(seen), max(seen))
     axis.axvline(wanted_ms, color=INK, linewidth=1.2, linestyle=":")
     axis.set_xlabel("time from one command to the next [ms]")
-    axis.set_ylabel("ticks (log scale)")
+    axis.set_ylabel("commands (log scale)")
+    fig.legend(loc="outside upper left", ncols=2, handlelength=1.5, columnspacing=1.4)
     return fig
 
 

@@ -19,7 +19,8 @@ body { margin:0; background:var(--ground); color:var(--ink);
 main { max-width:1180px; margin:0 auto; padding:28px 24px 64px }
 h1 { font-size:1.05rem; font-weight:600; margin:0; color:var(--muted) }
 h2 { font-size:1.35rem; margin:0 0 2px; line-height:1.25 }
-h3 { font-size:1rem; margin:0 0 6px }
+h3 { font-size:1rem; margin:18px 0 6px }
+figure h3 { margin-top:0 }
 p { margin:6px 0; max-width:88ch }
 header p { max-width:100ch }
 a { color:var(--blue); text-decoration-thickness:1px; text-underline-offset:2px }

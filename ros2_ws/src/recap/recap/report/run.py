@@ -149,7 +149,10 @@ class Run:
         for bag in bags:
             commands = self._messages(bag, topics.JOINT_COMMAND, topics.JOINT_STATE_TYPE)
             periods.append(np.diff([stamp_ns(message) for message in commands]) / 1e6)
-        return np.concatenate(periods)
+        found = np.concatenate(periods)
+        if not len(found):
+            raise Missing("The bags of the live attempts hold no commands.")
+        return found
 
     def training_logs(self) -> dict[str, list[dict[str, float]]]:
         """ "pretrain/policy" and so on → entries of its training log."""
