@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from recap.report.figures import GREEN, GREY, INK, MUTED, ORANGE, PURPLE, VERMILLION, WIDE, as_svg
 
 NEGATIVE = "#f0c3a3"  # a tick labelled negative
+PICTURE_PX = 192  # width of each picture in the strip
 TREND_COLOR = {1: GREEN, 0: ORANGE, -1: VERMILLION}
 
 
@@ -62,7 +63,10 @@ def draw_attempt(a: Attempt) -> Figure:
     """Camera strip, value curve, sub-tasks and labels on one time axis."""
     left, right, end = 0.95, 0.12, len(a.correction) * a.step_s
     width = WIDE - left - right
-    strip = width / len(a.pictures) if a.pictures else 0.0
+    strip = 0.0
+    if a.pictures:
+        high, wide = a.pictures[0].shape[:2]
+        strip = width / len(a.pictures) * high / wide
     heights = [strip, 2.3, 0.24, 0.24]
     gaps = [0.3 if a.correction.any() else 0.05, 0.08, 0.1, 0.06]
     total = sum(heights) + sum(gaps) + 0.5
@@ -113,11 +117,14 @@ def _strip(axis: Axes, a: Attempt, end: float) -> None:
     axis.set_axis_off()
     part = end / len(a.pictures)
     for i, picture in enumerate(a.pictures):
-        large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        # About two pixels to one of the screen, whatever size the camera gives.
+        size = (PICTURE_PX, round(PICTURE_PX * picture.shape[0] / picture.shape[1]))
+        finer = picture.shape[1] > PICTURE_PX
+        scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if finer else cv2.INTER_CUBIC)
         edge = 0.012 * part
         middle = (i + 0.5) * part
         box = (i * part + edge, (i + 1) * part - edge, 0, 1)
-        axis.imshow(large, extent=box, aspect="auto", interpolation="none", zorder=1)
+        axis.imshow(scaled, extent=box, aspect="auto", interpolation="none", zorder=1)
         by_person = a.correction[min(int(middle / a.step_s), len(a.correction) - 1)]
         axis.add_patch(
             Rectangle(

@@ -126,11 +126,10 @@ def bars(
     rows: Sequence[tuple[str, float, str, str]],
     xlabel: str,
     share: bool = False,
-    width: float = HALF,
     hatched: frozenset[str] = frozenset(),
 ) -> Figure:
     """Horizontal bars. rows: (name, length, colour, text at its end); hatched: names drawn with a pattern."""
-    fig = Figure((width, 0.75 + 0.31 * len(rows)), layout="constrained")
+    fig = Figure((HALF, 0.75 + 0.31 * len(rows)), layout="constrained")
     axis = fig.add_subplot()
     longest = max((length for _, length, _, _ in rows), default=1.0)
     for y, (name, length, color, text) in enumerate(rows):
