@@ -28,6 +28,7 @@ import functools
 import gc
 import importlib
 import inspect
+import os
 import signal
 import sys
 import time
@@ -118,6 +119,7 @@ class RecapNode(LifecycleNode):
 
     NAME: ClassVar[str] = "node"
     PARAMETERS: ClassVar[tuple[Param, ...]] = ()
+    REALTIME_PRIORITY: ClassVar[int] = 0  # of nodes with a steady tick and little work in it: 1 .. 49
 
     station: Station
     task: Task
@@ -132,7 +134,10 @@ class RecapNode(LifecycleNode):
         self.start_error: Exception | None = None
         super().__init__(self.NAME, **node_options)
         self._defaults: dict[str, Any] = {}
-        for row in (*COMMON, *self.PARAMETERS):
+        text = "round-robin real-time priority, where the system grants one; 0: an ordinary process"
+        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", 0, 98)
+        self.realtime = 0
+        for row in (*COMMON, realtime, *self.PARAMETERS):
             self._declare(row)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
         self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
@@ -260,6 +265,10 @@ class RecapNode(LifecycleNode):
             if trigger() != TransitionCallbackReturn.SUCCESS:
                 raise self.start_error or RuntimeError(f"{self.NAME} did not start")
 
+    def claim_priority(self) -> None:
+        """Take the real-time priority asked for; the loop's line in /diagnostics says what was granted."""
+        self.realtime = claim_realtime(self.param("realtime_priority"))
+
     def end(self) -> None:
         """Stop ticking and call shutdown() where configure() had succeeded."""
         self._stop_tickers()
@@ -328,6 +337,7 @@ class RecapNode(LifecycleNode):
             text = f"{timing['rate_hz']:.2f} Hz, period p99 {timing['period_p99_ms']:.2f} ms"
             if timing["missed"]:
                 text += f", {timing['missed']} ticks missed"
+            timing["realtime_priority"] = self.realtime
             lines.append(Status(ticker.name, WARN if late else OK, text, timing))
         errors = sum(self._errors.values())
         if errors:
@@ -361,6 +371,22 @@ def to_time(stamp_ns: int) -> Time:
 def to_ns(stamp: Time) -> int:
     """builtin_interfaces/Time → int ns."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def claim_realtime(priority: int) -> int:
+    """Give this process's threads a round-robin real-time priority; children start as ordinary processes.
+
+    → the priority granted: 0 where the system grants none (no CAP_SYS_NICE, no rtprio limit).
+    """
+    if not priority:
+        return 0
+    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
+    except OSError:
+        return 0
+    return priority
 
 
 def message_type(kind: str) -> Any:
@@ -402,6 +428,7 @@ def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
         executor.add_node(node)
         if node.param("autostart"):
             node.start()
+        node.claim_priority()
         gc.collect()
         gc.freeze()  # what start-up made stays: collections during ticks need not look at it again
         while not stop:
@@ -438,6 +465,6 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
-    "COMMON", "ERROR", "OK", "WARN", "Param", "RecapNode", "Status", "Ticker", "message_type", "run", "to_ns",
-    "to_time",
+    "COMMON", "ERROR", "OK", "WARN", "Param", "RecapNode", "Status", "Ticker",
+    "claim_realtime", "message_type", "run", "to_ns", "to_time",
 ]  # fmt: skip

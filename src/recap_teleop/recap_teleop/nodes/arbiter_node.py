@@ -24,6 +24,7 @@ UNSTAMPED_FRESH_S = 0.1  # a policy that publishes no chunks: fresh this long af
 
 class ArbiterNode(RecapNode):
     NAME = "arbiter"
+    REALTIME_PRIORITY = 20
     PARAMETERS = (
         Param(
             "policy_timeout_s", _D.policy_timeout_s, "silence after which the policy is lost", "s", 0.02, 5

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from recap_interfaces.msg import ActionChunk, SimTruth
 from recap_interfaces.msg import Episode as EpisodeMessage
@@ -43,7 +44,9 @@ class EpisodeNode(RecapNode):
         self.create_subscription(SimTruth, topics.SIM_TRUTH, self._on_truth, qos.EVENT)
         self.create_subscription(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_state, qos.COMMAND)
-        self.create_service(StartEpisode, "start_episode", self._start)
+        # A group of its own: while it waits for the cell, everything else of this node must go on.
+        group = ReentrantCallbackGroup()
+        self.create_service(StartEpisode, "start_episode", self._start, callback_group=group)
         self.create_service(EndEpisode, "end_episode", self._end_by_request)
         self._publish()
 
@@ -87,8 +90,11 @@ class EpisodeNode(RecapNode):
 
     async def _reset_cell(self, task: str, seed: int) -> int:
         limit = self.param("reset_timeout_s")
-        if not self._reset.service_is_ready():
-            raise EpisodeError(f"no service {self._reset.srv_name}: is the station running?")
+        deadline = time.monotonic() + limit
+        while not self._reset.service_is_ready():
+            if time.monotonic() > deadline:
+                raise EpisodeError(f"no service {self._reset.srv_name}: is the station running?")
+            await self._until(Future(), 0.1)
         future = self._reset.call_async(ResetCell.Request(task=task, seed=seed))
         await self._until(future, limit)
         if not future.done():

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from recap_interfaces.msg import ControlMode, Episode
 from recap_interfaces.srv import StartEpisode
 from recap_station.nodes import qos
-from recap_station.nodes.base import to_ns
+from recap_station.nodes.base import claim_realtime, to_ns
 from sensor_msgs.msg import JointState, Joy
 
 from recap_station import topics
@@ -65,14 +65,15 @@ class Stream:
             self.stamped_s[-1].append(to_ns(message.header.stamp) / 1e9)
 
 
-def timing(received_s: list[list[float]], stamped_s: list[list[float]]) -> dict[str, float]:
-    """Rate and periods of stretches of arrivals; a gap between two stamps of n periods is n - 1 missed ticks."""
+def timing(received_s: list[list[float]], stamped_s: list[list[float]]) -> dict[str, Any]:
+    """Rate and periods of stretches of arrivals; between stamps n periods apart n - 1 ticks were missed."""
     periods = np.concatenate(
         [np.diff(stretch) for stretch in received_s if len(stretch) > 1] or [np.zeros(0)]
     )
     if not len(periods):
         return {"messages": 0}
     ticks = np.concatenate([np.diff(stretch) for stretch in stamped_s if len(stretch) > 1])
+    counts, _ = np.histogram(np.minimum(periods * 1e3, 59.9), bins=120, range=(0.0, 60.0))
     return {
         "messages": sum(len(stretch) for stretch in received_s),
         "rate_hz": float(1.0 / periods.mean()),
@@ -80,6 +81,7 @@ def timing(received_s: list[list[float]], stamped_s: list[list[float]]) -> dict[
         "period_p99_ms": float(np.percentile(periods, 99) * 1e3),
         "period_max_ms": float(periods.max() * 1e3),
         "missed_ticks": int(np.maximum(np.round(ticks / PERIOD_S) - 1, 0).sum()),
+        "period_histogram": {"from_ms": 0.0, "bin_ms": 0.5, "counts": counts.tolist()},
     }
 
 
@@ -88,6 +90,8 @@ class AttemptsNode(Node):
 
     def __init__(self) -> None:
         super().__init__("attempts")
+        self._spinner = SingleThreadedExecutor()
+        self._spinner.add_node(self)
         self.episode = Episode()
         self.mode: int | None = None
         self.source = ""
@@ -158,18 +162,18 @@ class AttemptsNode(Node):
         while not condition():
             if time.monotonic() > deadline:
                 raise AttemptsError(failure)
-            rclpy.spin_once(self, timeout_sec=0.1)
+            self._spinner.spin_once(timeout_sec=0.1)
 
     def wait_for_graph(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while missing := self.missing():
             if time.monotonic() > deadline:
                 raise AttemptsError(f"after {limit_s:.0f} s the graph still lacks {', '.join(missing)}")
-            rclpy.spin_once(self, timeout_sec=0.2)
+            self._spinner.spin_once(timeout_sec=0.2)
 
     def run_attempt(self, task: str, seed: int) -> Attempt:
         future = self.start_client.call_async(StartEpisode.Request(task=task, seed=seed))
-        self.spin_until(future.done, 30.0, "start_episode did not answer within 30 s")
+        self.spin_until(future.done, 40.0, "start_episode did not answer within 40 s")
         answer = future.result()
         assert answer is not None
         if not answer.success:
@@ -186,19 +190,27 @@ class AttemptsNode(Node):
         self.spin_until(ended, limit_s, f"episode {answer.id} was not ended within {limit_s:.0f} s")
         last = self.episode
         return Attempt(
-            last.id, last.seed, OUTCOMES.get(last.outcome, "unknown"), last.reason, last.elapsed_s, self.takeovers, last.checkpoint
-        )  # fmt: skip
+            id=last.id,
+            seed=last.seed,
+            outcome=OUTCOMES.get(last.outcome, "unknown"),
+            reason=last.reason,
+            duration_s=last.elapsed_s,
+            takeovers=self.takeovers,
+            checkpoint=last.checkpoint,
+        )
 
     def result(self, attempts: list[Attempt]) -> dict[str, Any]:
+        """What --out gets: the timing of `joint_command` on top, that of the policy's below."""
         presses = np.array(self.press_to_command_s) * 1e3
         policy, command = (timing(s.received_s, s.stamped_s) for s in self.streams.values())
         return {
-            "attempts": [asdict(attempt) for attempt in attempts],
+            "attempts": len(attempts),
             "takeovers": sum(attempt.takeovers for attempt in attempts),
-            "policy_command": policy,
-            "joint_command": command,
+            **command,
             "press_to_command_p50_ms": float(np.percentile(presses, 50)) if len(presses) else None,
             "press_to_command_max_ms": float(presses.max()) if len(presses) else None,
+            "policy_command": policy,
+            "episodes": [asdict(attempt) for attempt in attempts],
         }
 
 
@@ -216,6 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     rclpy.init(args=[])
     node = AttemptsNode()
+    claim_realtime(30)  # else it would measure its own waiting for a processor
     attempts: list[Attempt] = []
     code = 0
     try:
