@@ -1,0 +1,302 @@
+"""The policy in the graph: `policy/joint_command` at 50 Hz while the policy is to command and has a chunk.
+
+On a hand-back and at the start of an episode the chunk is dropped, and nothing is published until a chunk
+inferred from an observation after that moment is there; the arbiter holds meanwhile.
+"""
+
+from __future__ import annotations
+
+import array
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.task import Future
+from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimate
+from recap_interfaces.srv import LoadPolicy
+from recap_station.contract import ContractError
+from recap_station.nodes import qos
+from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
+from sensor_msgs.msg import CompressedImage, JointState
+
+from recap_policy.chunks import ChunkBuffer
+from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
+from recap_station import topics
+
+RESTART_AFTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An inference under way: what its observation was."""
+
+    ticket: int
+    tick: int
+    stamp_ns: int
+    sent_s: float
+
+
+class PolicyNode(RecapNode):
+    NAME = "policy"
+    PARAMETERS = (
+        Param("checkpoint", "", "folder of the policy; empty: wait for load_policy"),
+        Param("value_checkpoint", "", "folder of the value function; empty: no value is published"),
+        Param(
+            "prompt",
+            "",
+            "what the policy is told; empty: the episode's, else the task's prompt",
+            read_only=False,
+        ),
+        Param(
+            "beta", 1.0, "guidance towards the positive indicator; 1: conditioned only", "", 0.0, 10.0, False
+        ),
+        Param("execute_steps", 25, "steps of a chunk before the next is due", "steps", 1, 50),
+        Param("lead_steps", 2, "how far ahead of that it is asked for", "steps", 0, 49),
+        Param("denoising_steps", 5, "Euler steps of a sample", "steps", 1, 100, False),
+        Param("observation_timeout_s", 0.5, "older images and joint states are not used", "s", 0.05, 10.0),
+        Param("inference_threads", 1, "of torch, in the inference process", "", 1, 64),
+        Param("inference_nice", 5, "added to the inference process's niceness", "", 0, 19),
+        Param("always_infer", False, "command at all times and infer without a pause, for benchmarks"),
+    )
+
+    def configure(self) -> None:
+        self._buffer = ChunkBuffer(self.param("execute_steps"), self.param("lead_steps"))
+        self._always = self.param("always_infer")
+        self._timeout_s = self.param("observation_timeout_s")
+        self._process = InferenceProcess(self.param("inference_threads"), self.param("inference_nice"))
+        self._checkpoint, self._value_checkpoint = self.param("checkpoint"), self.param("value_checkpoint")
+        self._identity, self._problem = "", ""
+        self._waiting_load = ""  # checkpoint to load when the episode is over
+        self._load_answers: dict[int, tuple[str, Future]] = {}
+        self._asked: _Asked | None = None
+        self._flushed_ns = 0
+        self._tick = 0
+        self._deaths = 0
+        self._restart_s = 0.0
+        self._latency_ms: deque[float] = deque(maxlen=200)
+        self._mode: tuple[int, str] | None = None
+        self._commanding = self._always
+        self._episode: Episode | None = None
+        self._images: dict[str, tuple[CompressedImage, int, float]] = {}
+        self._state: tuple[np.ndarray, int, float] | None = None
+
+        self._command = JointState(name=list(self.station.joint_names))
+        self._command.header.frame_id = "policy"
+        self._commands = self.create_publisher(JointState, topics.POLICY_COMMAND, qos.COMMAND)
+        self._chunks = self.create_publisher(ActionChunk, topics.POLICY_CHUNK, qos.EVENT)
+        self._values = self.create_publisher(ValueEstimate, topics.VALUE, qos.EVENT)
+        for camera in self.station.camera_names:
+            self.create_subscription(
+                CompressedImage, topics.image_topic(camera), self._image_callback(camera), qos.SENSOR
+            )
+        self.create_subscription(JointState, topics.JOINT_STATES, self._on_state, qos.COMMAND)
+        self.create_subscription(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
+        self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
+        self.create_service(LoadPolicy, "load_policy", self._on_load_policy)
+        self._start_process()
+
+    def activate(self) -> None:
+        self._ticker = self.create_ticker(self.station.control_rate_hz, self._on_tick)
+
+    def cleanup(self) -> None:
+        self._process.stop()
+
+    def shutdown(self) -> None:
+        self._process.stop()
+
+    # --- what comes in ------------------------------------------------------------------------------
+
+    def _image_callback(self, camera: str) -> Callable[[CompressedImage], None]:
+        def keep(message: CompressedImage) -> None:
+            self._images[camera] = (message, to_ns(message.header.stamp), time.monotonic())
+
+        return keep
+
+    def _on_state(self, message: JointState) -> None:
+        state = self.station.vector(message.name, message.position)
+        self._state = (state, to_ns(message.header.stamp), time.monotonic())
+
+    def _on_mode(self, message: ControlMode) -> None:
+        mode = (message.mode, message.reason)
+        if mode == self._mode:
+            return  # the arbiter repeats itself twice a second
+        handing_back = message.mode == ControlMode.HANDOVER and message.source != "teleop"
+        self._mode = mode
+        self._decide(handing_back)
+        if handing_back:
+            self._flush(to_ns(message.header.stamp))
+
+    def _on_episode(self, message: Episode) -> None:
+        before, self._episode = self._episode, message
+        started = message.state == Episode.RUNNING and (before is None or before.id != message.id)
+        handing_back = self._mode is not None and self._mode[0] == ControlMode.HANDOVER
+        self._decide(handing_back)
+        if started:
+            self._flush(to_ns(message.header.stamp))
+
+    async def _on_load_policy(
+        self, request: LoadPolicy.Request, response: LoadPolicy.Response
+    ) -> LoadPolicy.Response:
+        if not request.path:
+            raise ContractError("load_policy: path is empty, wanted the folder of a checkpoint")
+        if self._running:
+            self._waiting_load = request.path
+            response.success, response.checkpoint = True, self._identity
+            response.message = f"{request.path} will be loaded when the episode under way is over"
+            return response
+        future: Future = Future()
+        self._load(request.path, future)
+        reply: Reply = await future
+        response.success = isinstance(reply, Loaded)
+        response.checkpoint = self._identity
+        response.message = reply.message if isinstance(reply, Failed) else f"loaded {request.path}"
+        return response
+
+    # --- every tick ---------------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        statistics = self._ticker.statistics
+        self._tick = statistics.ticks + statistics.missed
+        if self._commanding and (row := self._buffer.pop(self._tick)) is not None:
+            self._command.header.stamp = self.get_clock().now().to_msg()
+            self._command.position = row.tolist()
+            self._commands.publish(self._command)
+        try:
+            if not self._process.running and time.monotonic() >= self._restart_s:
+                self._start_process()
+            while (reply := self._process.poll()) is not None:
+                self._take(reply)
+            if self._waiting_load and not self._running:
+                self._load(self._waiting_load)
+                self._waiting_load = ""
+            due = self._always or self._buffer.needs_chunk(self._tick)
+            if self._commanding and self._identity and due and not self._process.busy:
+                self._ask()
+        except InferenceDied as error:
+            self._bury(error)
+
+    def _ask(self) -> None:
+        """Send the observation of this moment, if it is whole, recent and made after the last flush."""
+        now = time.monotonic()
+        if self._state is None or len(self._images) < len(self.station.cameras):
+            return
+        seen = [(stamp, at) for _, stamp, at in self._images.values()]
+        state, stamp_ns, received = self._state
+        if min(received, *(at for _, at in seen)) < now - self._timeout_s:
+            return
+        if min(stamp_ns, *(stamp for stamp, _ in seen)) < self._flushed_ns:
+            return
+        jpegs = {camera: bytes(message.data) for camera, (message, _, _) in self._images.items()}
+        ticket = self._process.infer(
+            jpegs, state, self._prompt(), self.param("beta"), self.param("denoising_steps")
+        )
+        self._asked = _Asked(ticket, self._tick, stamp_ns, now)
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply, Inferred):
+            asked = self._asked
+            if asked is not None and asked.ticket == reply.ticket:
+                self._asked = None
+                self._buffer.push(reply.chunk, asked.tick)
+                self._publish(reply, asked)
+        elif isinstance(reply, Loaded):
+            self._identity, self._problem = reply.policy, ""
+            path, future = self._load_answers.pop(reply.ticket)
+            self._checkpoint = path
+            self._flush(self._flushed_ns)
+            self.get_logger().info(f"policy {reply.policy} loaded from {path}")
+            future.set_result(reply)
+        elif reply.ticket in self._load_answers:
+            self._problem = reply.message
+            self._load_answers.pop(reply.ticket)[1].set_result(reply)
+            self.complain("load_policy", reply.message)
+        else:
+            self._asked = None
+            self.complain("inference", reply.message)
+
+    def _publish(self, reply: Inferred, asked: _Asked) -> None:
+        latency_s = time.monotonic() - asked.sent_s
+        self._latency_ms.append(1e3 * latency_s)
+        chunk = reply.chunk
+        message = ActionChunk(joint_names=list(self.station.joint_names), horizon=len(chunk.positions))
+        message.header.stamp = to_time(asked.stamp_ns)
+        message.step_s = self.station.step_s
+        message.positions = array.array("f", chunk.positions.astype(np.float32).tobytes())
+        message.subtask, message.indicator = chunk.subtask, chunk.indicator
+        message.checkpoint, message.inference_s = reply.policy, latency_s
+        self._chunks.publish(message)
+        if chunk.value is not None:
+            value = ValueEstimate(value=chunk.value, checkpoint=reply.value)
+            value.header.stamp = message.header.stamp
+            self._values.publish(value)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> bool:
+        return self._episode is not None and self._episode.state == Episode.RUNNING
+
+    def _decide(self, handing_back: bool) -> None:
+        """Whether to command. In HOLD too: the arbiter goes on by itself once commands are back."""
+        mode = self._mode[0] if self._mode else ControlMode.POLICY
+        may = mode in (ControlMode.POLICY, ControlMode.HOLD) or handing_back
+        self._commanding = self._always or (self._running and may)
+
+    def _flush(self, since_ns: int) -> None:
+        """Drop the chunk, and one under way; the next is inferred from what was seen after `since_ns`."""
+        self._buffer.flush()
+        self._asked = None
+        self._flushed_ns = since_ns
+
+    def _prompt(self) -> str:
+        episode = self._episode.prompt if self._episode else ""
+        return self.param("prompt") or episode or self.task.prompt
+
+    def _start_process(self) -> None:
+        self._process.start()
+        if self._checkpoint:
+            self._load(self._checkpoint)
+        else:
+            self.get_logger().warning("no checkpoint: no commands until load_policy brings one")
+
+    def _load(self, path: str, answer: Future | None = None) -> None:
+        ticket = self._process.load(path, self._value_checkpoint, self.station)
+        self._load_answers[ticket] = (path, answer or Future())
+
+    def _bury(self, error: InferenceDied) -> None:
+        self._deaths += 1
+        self._restart_s = time.monotonic() + RESTART_AFTER_S
+        self._identity, self._problem = "", str(error)
+        self._flush(self._flushed_ns)
+        for ticket, (_, future) in self._load_answers.items():
+            future.set_result(Failed(ticket, str(error)))
+        self._load_answers.clear()
+        self.complain("inference", f"{error}; starting another")
+
+    def diagnose(self) -> Iterable[Status]:
+        latency = np.array(self._latency_ms or [0.0])
+        values = {
+            "checkpoint": self._checkpoint,
+            "identity": self._identity,
+            "latency_p50_ms": float(np.percentile(latency, 50)),
+            "latency_max_ms": float(latency.max()),
+            "restarts": self._deaths,
+            "commanding": self._commanding,
+        }
+        if self._identity and not self._problem:
+            yield Status("checkpoint", OK, f"policy {self._identity}", values)
+        elif self._problem:
+            yield Status("checkpoint", WARN, self._problem, values)
+        else:
+            text = "loading" if self._load_answers else "no checkpoint: waiting for load_policy"
+            yield Status("checkpoint", WARN, text, values)
+
+
+def main() -> None:
+    run(PolicyNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The policy node in a graph of its own: when it commands, what it flushes, how it takes a new checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("recap_interfaces")
+
+import torch  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from recap_interfaces.msg import ActionChunk, ControlMode, Episode  # noqa: E402
+from recap_interfaces.srv import LoadPolicy  # noqa: E402
+from recap_policy.checkpoint import read, save_policy  # noqa: E402
+from recap_policy.config import vla_config  # noqa: E402
+from recap_policy.nodes.policy_node import PolicyNode  # noqa: E402
+from recap_policy.vla import VLA  # noqa: E402
+from recap_station.contract import load_station  # noqa: E402
+from recap_station.nodes import qos  # noqa: E402
+from recap_station.nodes.base import WARN, to_ns, to_time  # noqa: E402
+from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
+
+from recap_station import topics  # noqa: E402
+
+STATION = load_station("aloha")
+JPEG = cv2.imencode(".jpg", np.full((96, 96, 3), 128, np.uint8))[1].tobytes()
+
+
+class Graph:
+    """The node and a peer that plays robot, arbiter and episode control."""
+
+    def __init__(self, checkpoint: str, domain: int) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.attempts = 0
+        overrides = [Parameter("checkpoint", value=checkpoint), Parameter("inference_nice", value=0)]
+        self.node = PolicyNode(context=self.context, parameter_overrides=overrides)
+        self.peer = Node("peer", context=self.context)
+        self.commands: list[JointState] = []
+        self.chunks: list[ActionChunk] = []
+        self.peer.create_subscription(JointState, topics.POLICY_COMMAND, self.commands.append, qos.COMMAND)
+        self.peer.create_subscription(ActionChunk, topics.POLICY_CHUNK, self.chunks.append, qos.EVENT)
+        self.images = {
+            name: self.peer.create_publisher(CompressedImage, topics.image_topic(name), qos.SENSOR)
+            for name in STATION.camera_names
+        }
+        self.states = self.peer.create_publisher(JointState, topics.JOINT_STATES, qos.COMMAND)
+        self.modes = self.peer.create_publisher(ControlMode, topics.CONTROL_MODE, qos.LATCHED)
+        self.episodes = self.peer.create_publisher(Episode, topics.EPISODE, qos.LATCHED)
+        self.loader = self.peer.create_client(LoadPolicy, "load_policy")
+        self.observing = True
+        self.peer.create_timer(0.02, self._observe)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.peer)
+        self.node.start()
+
+    def now_ns(self) -> int:
+        return self.peer.get_clock().now().nanoseconds
+
+    def _observe(self) -> None:
+        if not self.observing:
+            return
+        stamp = self.peer.get_clock().now().to_msg()
+        for name, publisher in self.images.items():
+            image = CompressedImage(format="jpeg", data=JPEG)
+            image.header.stamp, image.header.frame_id = stamp, name
+            publisher.publish(image)
+        state = JointState(name=list(STATION.joint_names), position=STATION.home.tolist())
+        state.header.stamp = stamp
+        self.states.publish(state)
+
+    def mode(self, mode: int, reason: str, source: str = "hold") -> int:
+        now = self.now_ns()
+        message = ControlMode(mode=mode, reason=reason, source=source)
+        message.header.stamp = to_time(now)
+        self.modes.publish(message)
+        return now
+
+    def episode(self, state: int) -> None:
+        self.attempts += state == Episode.RUNNING
+        message = Episode(id=f"attempt {self.attempts}", state=state, prompt="insert the peg")
+        message.header.stamp = to_time(self.now_ns())
+        self.episodes.publish(message)
+
+    def start_attempt(self) -> None:
+        self.commands.clear()
+        self.episode(Episode.RUNNING)
+        self.mode(ControlMode.HANDOVER, "episode started")
+        self.wait(lambda: self.commands)
+        self.mode(ControlMode.POLICY, "fresh policy command reached", "policy")
+
+    def load(self, path: str) -> LoadPolicy.Response:
+        assert self.loader.wait_for_service(10.0)
+        future = self.loader.call_async(LoadPolicy.Request(path=path))
+        self.wait(future.done)
+        return future.result()
+
+    def status(self) -> Any:
+        return next(iter(self.node.diagnose()))
+
+    def wait(self, condition: Callable[[], Any], limit_s: float = 100.0) -> None:
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def run(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.01)
+
+    def close(self) -> None:
+        self.node.end()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.peer.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("first", "second"):
+        save_policy(VLA(vla_config("tiny")), folder / name, {"name": name}, station=STATION)
+    torch.set_num_threads(1)
+    return str(folder / "first"), str(folder / "second")
+
+
+@pytest.fixture(scope="module")
+def shared(checkpoints: tuple[str, str]) -> Iterator[Graph]:
+    shared = Graph(checkpoints[0], domain=100 + os.getpid() % 50)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def graph(shared: Graph) -> Iterator[Graph]:
+    """Between attempts, with a policy loaded."""
+    shared.wait(lambda: shared.status().level != WARN)
+    yield shared
+    shared.episode(Episode.ENDED)
+    shared.mode(ControlMode.HOLD, "episode ended")
+    shared.run(0.2)
+    shared.commands.clear()
+    shared.chunks.clear()
+
+
+def test_commands_only_in_an_attempt_and_by_its_chunk(graph: Graph, checkpoints: tuple[str, str]) -> None:
+    graph.mode(ControlMode.HOLD, "started")
+    graph.run(0.3)
+    assert not graph.commands and not graph.chunks
+    graph.start_attempt()
+    graph.wait(lambda: len(graph.commands) >= 3)
+    chunk = graph.chunks[-1]
+    assert chunk.checkpoint == read(checkpoints[0]).identity
+    assert tuple(chunk.joint_names) == tuple(graph.commands[0].name) == STATION.joint_names
+    rows = [np.array(chunk.positions).reshape(chunk.horizon, STATION.dof) for chunk in graph.chunks]
+    sent = [np.array(command.position) for command in graph.commands[:3]]
+    places = [
+        min((np.abs(row - command).max(), i) for chunk in rows for i, row in enumerate(chunk))
+        for command in sent
+    ]
+    assert all(distance < 1e-6 for distance, _ in places)
+    # A chunk is entered at the row of the tick at which it arrived, and goes on from there.
+    assert 1 <= places[0][1] < places[1][1] < places[2][1]
+    graph.episode(Episode.ENDED)
+    graph.run(0.2)
+    graph.commands.clear()
+    graph.run(0.3)
+    assert not graph.commands
+
+
+def test_hand_back_waits_for_what_was_seen_after_it(graph: Graph) -> None:
+    graph.start_attempt()
+    graph.mode(ControlMode.HANDOVER, "take over", "teleop")
+    graph.mode(ControlMode.TELEOP, "person's command reached", "teleop")
+    graph.run(0.3)
+    graph.commands.clear()
+    graph.run(0.2)
+    assert not graph.commands  # the person commands
+    graph.observing = False
+    graph.run(0.1)
+    graph.chunks.clear()
+    flushed_ns = graph.mode(ControlMode.HANDOVER, "hand back")
+    graph.run(0.3)
+    assert not graph.commands and not graph.chunks  # nothing was seen since
+    graph.observing = True
+    graph.wait(lambda: graph.commands)
+    assert to_ns(graph.chunks[0].header.stamp) >= flushed_ns
+
+
+def test_a_checkpoint_is_loaded_between_attempts(graph: Graph, checkpoints: tuple[str, str]) -> None:
+    graph.start_attempt()
+    later = graph.load(checkpoints[1])
+    assert later.success and "when the episode under way is over" in later.message
+    assert later.checkpoint == read(checkpoints[0]).identity
+    graph.chunks.clear()
+    graph.wait(lambda: graph.chunks)
+    assert graph.chunks[-1].checkpoint == read(checkpoints[0]).identity
+    graph.episode(Episode.ENDED)
+    graph.wait(lambda: graph.status().values["identity"] == read(checkpoints[1]).identity)
+    at_once = graph.load(checkpoints[0])
+    assert at_once.success and at_once.checkpoint == read(checkpoints[0]).identity
+
+
+def test_without_a_checkpoint_it_waits_for_one(checkpoints: tuple[str, str]) -> None:
+    graph = Graph("", domain=150 + os.getpid() % 50)
+    try:
+        graph.run(0.3)
+        assert graph.status().level == WARN
+        assert graph.status().message == "no checkpoint: waiting for load_policy"
+        wrong = graph.load(str(Path(checkpoints[0]).parent / "nothing"))
+        assert not wrong.success and "no checkpoint there" in wrong.message
+        assert graph.load(checkpoints[0]).success
+        graph.start_attempt()
+    finally:
+        graph.close()
+
+
+def test_a_dead_inference_process_is_replaced(graph: Graph) -> None:
+    graph.start_attempt()
+    assert graph.node._process.pid is not None
+    os.kill(graph.node._process.pid, signal.SIGKILL)
+    graph.wait(lambda: graph.status().level == WARN)
+    graph.run(0.2)
+    graph.commands.clear()
+    graph.run(0.2)
+    assert not graph.commands
+    graph.wait(lambda: graph.commands)
+    assert graph.status().values["restarts"] == 1
