@@ -1,7 +1,7 @@
-"""Success and duration of each style of the scripted expert, and of a failing one with the operator watching.
+"""Success and duration of each style of the scripted expert, and of the sloppy one with the operator watching.
 
 `python benchmarks/experts.py [--seeds 100]` prints one JSON line: style → success, mean seconds of the
-successes, attempts beyond recovery; `operated` adds takeovers per attempt and the operator's share of time.
+successes, attempts beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import numpy as np
 from recap_station.contract import load_station, load_task
 from recap_station.sim.cell import Cell
-from recap_station.sim.expert import FAILING, STYLES, Expert, Style
+from recap_station.sim.expert import SLOPPY, STYLES, Expert, Style
 from recap_teleop.operator import Operator
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
@@ -69,7 +69,7 @@ def main() -> None:
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
     report = {name: attempts(style, seeds, operated=False) for name, style in STYLES.items()}
-    report["failing_operated"] = attempts(FAILING, seeds, operated=True)
+    report["sloppy_operated"] = attempts(SLOPPY, seeds, operated=True)
     print(json.dumps(report))
 
 
