@@ -1,7 +1,8 @@
-"""Success and duration of each style of the scripted expert, and of the sloppy one with the operator watching.
+"""Success and duration of each style of the scripted expert, and of the sloppy one under the operator's eyes.
 
 `python benchmarks/experts.py [--seeds 100]` prints one JSON line: style → success, mean seconds of the
-successes, attempts beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of time.
+successes, attempts beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share
+of the time.
 """
 
 from __future__ import annotations
