@@ -83,7 +83,7 @@ def test_arguments_given_win_over_parameter_file_and_that_over_defaults(tmp_path
 
 def _installed() -> bool:
     try:
-        bringup.executable_path("recap_policy", "policy_node")
+        bringup.installed_path("lib/recap_policy/policy_node")
     except ContractError:
         return False
     return True

@@ -57,6 +57,8 @@ class PlannedNode:
 
 BOOLEAN = ("true", "false")
 
+HELD = "RECAP_DOMAIN_HELD_BY"  # process that holds the domain's lock for its children
+
 # Like ROS's domains, seen by all users of a machine.
 LOCKS = Path("/run/lock" if os.access("/run/lock", os.W_OK) else tempfile.gettempdir())
 
@@ -154,13 +156,16 @@ def _checked(argument: Argument, value: str) -> str:
     return lowered
 
 
-def executable_path(package: str, executable: str) -> Path:
-    """Where an installed node lies. Raises ContractError when the workspace is not built or not sourced."""
+def installed_path(name: str) -> Path:
+    """Where an installed file lies, by its path below the prefix: lib/<package>/<executable>.
+
+    Raises ContractError when the workspace is not built or not sourced.
+    """
     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        path = Path(prefix) / "lib" / package / executable
+        path = Path(prefix) / name
         if prefix and path.is_file():
             return path
-    raise ContractError(f"no executable {executable!r} of package {package!r} in AMENT_PREFIX_PATH")
+    raise ContractError(f"no {name} in AMENT_PREFIX_PATH; build ros2_ws with colcon and source it")
 
 
 class DomainBusyError(ContractError):
@@ -170,8 +175,8 @@ class DomainBusyError(ContractError):
 def hold_domain(folder: Path = LOCKS) -> int:
     """Take this machine's ROS domain for one stack, until this process ends; → file descriptor.
 
-    The lock is the kernel's (flock), so that a crash frees it; the file only tells who holds it, and
-    outlives an exec into `ros2 launch`. Raises DomainBusyError naming the holder and the way out.
+    The lock is the kernel's (flock), so that a crash frees it; the file only tells who holds it. → -1
+    where the process that started this one holds it. Raises DomainBusyError with the holder and a way out.
     """
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     path = folder / f"recap-domain-{domain}.lock"
@@ -188,7 +193,7 @@ def hold_domain(folder: Path = LOCKS) -> int:
     except OSError as error:
         holder = os.pread(handle, 100, 0).decode(errors="replace").strip()
         os.close(handle)
-        if holder == str(os.getpid()):  # taken before the exec into ros2 launch
+        if holder and holder == os.environ.get(HELD):
             return -1
         raise DomainBusyError(
             f"ROS domain {domain} is in use by another stack (process {holder or 'unknown'}); "
@@ -196,5 +201,4 @@ def hold_domain(folder: Path = LOCKS) -> int:
         ) from error
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    os.set_inheritable(handle, True)
     return handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -131,10 +132,9 @@ def up(
         raise bringup.UsageError(f"--manager: wanted auto, launch or supervisor, found {manager!r}")
     values = bringup.read_arguments(arguments or [])
     nodes = bringup.plan(values)
-    bringup.hold_domain()
+    lock = bringup.hold_domain()
     if manager == "launch" or (manager == "auto" and has_launch()):
-        sys.stdout.flush()
-        os.execvp("ros2", ["ros2", "launch", "recap", "bringup.launch.py", *(arguments or [])])
+        raise typer.Exit(_launch(arguments or [], lock))
     from recap.processes import run
 
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
@@ -241,6 +241,26 @@ def evaluate(
             Rollouts(station, task, checkpoint=checkpoint), range(seed, seed + attempts), progress=report
         )
     _tell(summarize(found), as_json)
+
+
+def _launch(arguments: list[str], lock: int) -> int:
+    """Run `ros2 launch recap bringup.launch.py` → its exit code.
+
+    launch ends its nodes on SIGINT; on SIGTERM and SIGHUP it would leave them running.
+    """
+    from recap import bringup
+
+    # By path: in the checkout's root, `ros2 launch recap ...` takes the script ./recap for a launch file.
+    file = bringup.installed_path("share/recap/launch/bringup.launch.py")
+    child = subprocess.Popen(
+        ["ros2", "launch", str(file), *arguments],
+        env={**os.environ, bringup.HELD: str(os.getpid())},
+        pass_fds=(lock,) if lock >= 0 else (),
+        start_new_session=True,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: child.send_signal(signal.SIGINT))
+    return child.wait()
 
 
 def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:

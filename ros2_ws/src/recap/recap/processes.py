@@ -20,7 +20,7 @@ from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from recap.bringup import STOP_S, PlannedNode, executable_path
+from recap.bringup import STOP_S, PlannedNode, installed_path
 
 STARTED_S = 3  # a node that has lived this long has started
 RETRIES = 3  # further tries to start, with growing pauses, before a node is given up
@@ -29,7 +29,7 @@ POLL_S = 0.1  # how soon a signal or an exit is noticed; supervisor alone would 
 
 def command(node: PlannedNode, folder: Path) -> list[str]:
     """Command line of one node, ROS parameters written to files in `folder` as ros2 launch does."""
-    words = [str(executable_path(node.spec.package, node.spec.executable)), "--ros-args"]
+    words = [str(installed_path(f"lib/{node.spec.package}/{node.spec.executable}")), "--ros-args"]
     words += ["-r", f"__node:={node.spec.name}"]
     if node.namespace:
         words += ["-r", f"__ns:={node.namespace}"]
