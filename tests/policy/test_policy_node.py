@@ -111,7 +111,7 @@ class Graph:
     def status(self) -> Any:
         return next(iter(self.node.diagnose()))
 
-    def wait(self, condition: Callable[[], Any], limit_s: float = 100.0) -> None:
+    def wait(self, condition: Callable[[], Any], limit_s: float = 40.0) -> None:
         end = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < end, "waited in vain"

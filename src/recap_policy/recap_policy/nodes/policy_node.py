@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimate
 from recap_interfaces.srv import LoadPolicy
@@ -94,7 +95,9 @@ class PolicyNode(RecapNode):
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_state, qos.COMMAND)
         self.create_subscription(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
-        self.create_service(LoadPolicy, "load_policy", self._on_load_policy)
+        # A group of its own: while it awaits the load, the tick that brings the answer must go on.
+        own_group = ReentrantCallbackGroup()
+        self.create_service(LoadPolicy, "load_policy", self._on_load_policy, callback_group=own_group)
         self._start_process()
 
     def activate(self) -> None:
