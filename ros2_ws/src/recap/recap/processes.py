@@ -97,7 +97,8 @@ class _Stack(Supervisor):
     def _on_exit(self, event: Any) -> None:
         if self.options.mood > 0:  # not while everything is being stopped
             status = event.process.exitstatus
-            self._print(event.process.config.name, f"ended with exit code {status}; starting it again")
+            how = "was killed" if status == -1 else f"ended with exit code {status}"
+            self._print(event.process.config.name, f"{how}; starting it again")
 
     def _on_failed_start(self, event: Any) -> None:
         self._print(event.process.config.name, f"ended within {STARTED_S} s of its start; trying again")

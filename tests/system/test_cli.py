@@ -1,0 +1,102 @@
+"""The command line: help, exit codes, one-line errors, machine-readable output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recap.cli import app
+
+VERBS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)
+
+
+def recap(*words: str, debug: bool = False, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "RECAP_DEBUG"}
+    if debug:
+        environment["RECAP_DEBUG"] = "1"
+    environment["COLUMNS"] = "200"
+    return subprocess.run(
+        [sys.executable, "-m", "recap", *words],
+        capture_output=True, text=True, timeout=120, env=environment, cwd=cwd, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example_and_json(verb: str) -> None:
+    done = recap(verb, "--help")
+    assert done.returncode == 0
+    assert f"./recap {verb}" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_misspelt_verb_suggests_the_nearest() -> None:
+    done = recap("docter")
+    assert done.returncode == 2
+    assert "'doctor'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["up", "taks:=x"], 2, "'task'"),
+        (["up", "task:=handover_inser"], 1, "'handover_insert'"),
+        (["up", "--manager", "systemd"], 2, "supervisor"),
+        (["convert", "no/such/bags"], 1, "no/such/bags"),
+        (["eval", "no/such/policy"], 1, "no/such/policy"),
+        (["collect", "--style", "fats"], 1, "sloppy"),
+        (["collect", "--attempts", "0"], 2, "attempts"),
+    ],
+)
+def test_wrong_input_is_one_readable_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    done = recap(*words, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = recap("convert", "no/such/bags", debug=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_doctor_tries_ros_and_rendering() -> None:
+    done = recap("doctor", "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    found = {finding["name"]: finding for finding in result["findings"]}
+    assert found["ROS 2"]["state"] == "ok", found["ROS 2"]
+    assert "rmw_" in found["ROS 2"]["found"]
+    assert found["rendering"]["state"] == "ok", found["rendering"]
+    assert done.returncode == (0 if result["ok"] else 1)
+
+
+def test_doctor_names_what_is_missing_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    done = recap("doctor", "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    rendering = next(f for f in result["findings"] if f["name"] == "rendering")
+    assert done.returncode == 1
+    assert rendering["state"] == "fail"
+    assert "apt-get install" in rendering["hint"]
+
+
+def test_command_line_starts_without_the_heavy_libraries() -> None:
+    heavy = ("torch", "mujoco", "rclpy", "cv2", "pyarrow")
+    code = f"import sys, recap.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_show_args_lists_every_launch_argument() -> None:
+    from recap.bringup import ARGUMENTS
+
+    done = recap("up", "--show-args")
+    assert done.returncode == 0
+    for argument in ARGUMENTS:
+        assert f"{argument.name}:={argument.default}" in done.stdout
