@@ -25,57 +25,29 @@ and a service answers `success: false` with the error as its message. No callbac
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
 import inspect
-import os
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, ClassVar
 
-import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter as RosParameter
-from rclpy.signals import SignalHandlerOptions
 
 from recap_station.contract import ContractError, Station, Task, load_station, load_task
 from recap_station.nodes import qos
+from recap_station.nodes.params import COMMON, Param, declare
+from recap_station.nodes.process import claim_realtime, one_line, run
 from recap_station.timing import TickStatistics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+TICKING_HZ, TICKING_PRIORITY = 50.0, 10
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-
-
-@dataclass(frozen=True)
-class Param:
-    """One row of a node's parameter table. Ranges are inclusive and apply to numbers only."""
-
-    name: str
-    default: bool | int | float | str | list[str] | list[int] | list[float]
-    description: str
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    read_only: bool = True
-
-
-COMMON = (
-    Param("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
-    Param("task", "handover_insert", "task: a name in config/tasks, or a path to a YAML"),
-    Param("autostart", True, "configure and activate without a lifecycle manager"),
-    Param("use_sim", True, "the robot cell is the simulated one"),
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +91,7 @@ class RecapNode(LifecycleNode):
 
     NAME: ClassVar[str] = "node"
     PARAMETERS: ClassVar[tuple[Param, ...]] = ()
-    REALTIME_PRIORITY: ClassVar[int] = 0  # of nodes with a steady tick and little work in it: 1 .. 49
+    REALTIME_PRIORITY: ClassVar[int] = -1  # -1: TICKING_PRIORITY for nodes that tick at TICKING_HZ or faster
 
     station: Station
     task: Task
@@ -134,11 +106,11 @@ class RecapNode(LifecycleNode):
         self.start_error: Exception | None = None
         super().__init__(self.NAME, **node_options)
         self._defaults: dict[str, Any] = {}
-        text = "round-robin real-time priority, where the system grants one; 0: an ordinary process"
-        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", 0, 98)
+        text = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
+        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", -1, 98)
         self.realtime = 0
         for row in (*COMMON, realtime, *self.PARAMETERS):
-            self._declare(row)
+            declare(self, row)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
         self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
 
@@ -203,7 +175,7 @@ class RecapNode(LifecycleNode):
     def _guard(self, key: str, callback: Any) -> Any:
         def failed(args: tuple[Any, ...]) -> Any:
             error = sys.exc_info()[1]
-            line = _line(error)
+            line = one_line(error)
             self.complain(key, line if isinstance(error, ContractError) else traceback.format_exc())
             if len(args) == 2 and hasattr(args[1], "success"):  # a service: answer instead of leaving it open
                 args[1].success = False
@@ -267,7 +239,11 @@ class RecapNode(LifecycleNode):
 
     def claim_priority(self) -> None:
         """Take the real-time priority asked for; the loop's line in /diagnostics says what was granted."""
-        self.realtime = claim_realtime(self.param("realtime_priority"))
+        wanted = self.param("realtime_priority")
+        if wanted < 0:
+            fast = any(1.0 / ticker.statistics.period_s >= TICKING_HZ for ticker in self._tickers)
+            wanted = TICKING_PRIORITY if fast else 0
+        self.realtime = claim_realtime(wanted)
 
     def end(self) -> None:
         """Stop ticking and call shutdown() where configure() had succeeded."""
@@ -284,7 +260,7 @@ class RecapNode(LifecycleNode):
             if not isinstance(error, ContractError):
                 self.get_logger().error(f"{name} failed\n{traceback.format_exc()}")
             elif not self.param("autostart"):  # else run() prints the line
-                self.get_logger().error(f"{name} failed: {_line(error)}")
+                self.get_logger().error(f"{name} failed: {one_line(error)}")
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
@@ -298,34 +274,6 @@ class RecapNode(LifecycleNode):
         for ticker in self._tickers:
             ticker.cancel()
         self._tickers.clear()
-
-    # --- parameters -------------------------------------------------------------------------------
-
-    def _declare(self, row: Param) -> None:
-        text = f"{row.description} [{row.unit}]" if row.unit else row.description
-        descriptor = ParameterDescriptor(name=row.name, description=text, read_only=row.read_only)
-        if row.low is not None or row.high is not None:
-            low = -1e300 if row.low is None else row.low
-            high = 1e300 if row.high is None else row.high
-            if isinstance(row.default, float):
-                floats = FloatingPointRange(from_value=float(low), to_value=float(high))
-                descriptor.floating_point_range = [floats]
-            else:
-                bound = 2**63 - 1
-                integers = IntegerRange(from_value=int(max(low, -bound)), to_value=int(min(high, bound)))
-                descriptor.integer_range = [integers]
-        given = self._parameter_overrides.get(row.name)
-        if isinstance(row.default, float) and given is not None and isinstance(given.value, int):
-            # `rate_hz:=50` on a command line is an integer to ROS; a person means 50.0.
-            self._parameter_overrides[row.name] = RosParameter(row.name, value=float(given.value))
-        try:
-            self.declare_parameter(row.name, row.default, descriptor)
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            wanted = type(row.default).__name__
-            if row.low is not None or row.high is not None:
-                wanted += f" in {row.low} .. {row.high}"
-            found = given.value if given is not None else row.default
-            raise ContractError(f"parameter {row.name}: wanted {wanted}, found {found!r}") from error
 
     # --- diagnostics ------------------------------------------------------------------------------
 
@@ -373,22 +321,6 @@ def to_ns(stamp: Time) -> int:
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
-def claim_realtime(priority: int) -> int:
-    """Give this process's threads a round-robin real-time priority; children start as ordinary processes.
-
-    → the priority granted: 0 where the system grants none (no CAP_SYS_NICE, no rtprio limit).
-    """
-    if not priority:
-        return 0
-    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
-    except OSError:
-        return 0
-    return priority
-
-
 def message_type(kind: str) -> Any:
     """Class of a type such as "sensor_msgs/msg/JointState". Raises ContractError where there is none."""
     package, _, name = kind.rpartition("/")
@@ -396,68 +328,6 @@ def message_type(kind: str) -> Any:
         return getattr(importlib.import_module(package.replace("/", ".")), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ContractError(f"no message type {kind!r}: {error}") from error
-
-
-def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
-    """Main of a node: spin until SIGINT or SIGTERM, then shutdown() and exit 0 within a second.
-
-    Exits 1 with one line on stderr when the node refuses to start (wrong contract, wrong parameter).
-    """
-    sys.exit(_run(node_class, argv))
-
-
-def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
-    stop = False
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal stop
-        stop = True
-
-    # Own handlers instead of rclpy's: those invalidate the context before shutdown() could still speak.
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    node: RecapNode | None = None
-    code = 0
-    try:
-        rclpy.init(
-            args=list(argv) if argv is not None else None,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-        node = node_class()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.param("autostart"):
-            node.start()
-        node.claim_priority()
-        gc.collect()
-        gc.freeze()  # what start-up made stays: collections during ticks need not look at it again
-        while not stop:
-            executor.spin_once(timeout_sec=0.1)
-    except ContractError as error:
-        print(f"recap {node_class.NAME}: {_line(error)}", file=sys.stderr)
-        code = 1
-    except Exception as error:
-        if node is None or node.start_error is not error:  # else it was logged with its traceback
-            traceback.print_exc()
-        print(f"recap {node_class.NAME}: {_line(error)}", file=sys.stderr)
-        code = 1
-    if node is not None:
-        try:
-            node.end()
-        except Exception:
-            traceback.print_exc()
-            code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if node is not None and code == 0:
-        node.destroy_node()
-    if rclpy.ok():
-        rclpy.shutdown()
-    return code
-
-
-def _line(error: BaseException | None) -> str:
-    return f"{error}".replace("\n", " ") or type(error).__name__
 
 
 def _short(value: Any) -> str:

@@ -97,6 +97,7 @@ class AttemptsNode(Node):
         self.source = ""
         self.measuring = False
         self.takeovers = 0
+        self.holds = 0
         self.streams = {topics.POLICY_COMMAND: Stream(), topics.JOINT_COMMAND: Stream()}
         self.press_to_command_s: list[float] = []
         self._pressed = False
@@ -131,12 +132,15 @@ class AttemptsNode(Node):
                 stream.begin()
 
     def _on_mode(self, message: ControlMode) -> None:
-        if message.mode == ControlMode.TELEOP and self.mode != ControlMode.TELEOP and self.measuring:
-            self.takeovers += 1
+        if self.measuring and message.mode != self.mode:
+            self.takeovers += message.mode == ControlMode.TELEOP
+            self.holds += message.mode == ControlMode.HOLD
+            # the policy is silent while a person commands: what it missed counts only where it commands
+            self.streams[topics.POLICY_COMMAND].begin()
         self.mode = message.mode
 
     def _on_policy(self, message: JointState) -> None:
-        if self.measuring:
+        if self.measuring and self.mode == ControlMode.POLICY:
             self.streams[topics.POLICY_COMMAND].add(message)
 
     def _on_command(self, message: JointState) -> None:
@@ -206,6 +210,7 @@ class AttemptsNode(Node):
         return {
             "attempts": len(attempts),
             "takeovers": sum(attempt.takeovers for attempt in attempts),
+            "holds": self.holds,
             **command,
             "press_to_command_p50_ms": float(np.percentile(presses, 50)) if len(presses) else None,
             "press_to_command_max_ms": float(presses.max()) if len(presses) else None,
