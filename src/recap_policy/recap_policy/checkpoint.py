@@ -98,7 +98,7 @@ def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
 
 
 def load_value(folder: str | Path, station: Station | None = None, tower: str | None = None) -> ValueModel:
-    """Read a value function, as `load_policy`. tower: the policy's, which must be the one it was trained on."""
+    """Read a value function, as `load_policy`. tower: the policy's, which must be the one it learnt on."""
     path = Path(folder)
     found = read(path).tower
     if tower is not None and found != tower:
@@ -231,11 +231,11 @@ def _difference(found: Station, wanted: Station) -> str:
             return f"found joint {one!r}, wanted {other!r}"
     if found.dof != wanted.dof:
         return f"found {found.dof} joints, wanted {wanted.dof}"
-    for one, other in zip(found.cameras, wanted.cameras, strict=False):
-        if (one.name, one.width, one.height) != (other.name, other.width, other.height):
+    for has, wants in zip(found.cameras, wanted.cameras, strict=False):
+        if (has.name, has.width, has.height) != (wants.name, wants.width, wants.height):
             return (
-                f"found camera {one.name} of {one.width}x{one.height}, "
-                f"wanted {other.name} of {other.width}x{other.height}"
+                f"found camera {has.name} of {has.width}x{has.height}, "
+                f"wanted {wants.name} of {wants.width}x{wants.height}"
             )
     return f"found {len(found.cameras)} cameras, wanted {len(wanted.cameras)}"
 

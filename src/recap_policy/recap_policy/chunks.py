@@ -32,7 +32,7 @@ class ChunkBuffer:
         self._start = 0
 
     def push(self, chunk: Chunk, observation_tick: int) -> None:
-        """Row i of the chunk is meant for tick observation_tick + i. An older chunk than the one held is ignored.
+        """Row i of the chunk is meant for tick observation_tick + i. A chunk older than the held is ignored.
 
         Raises ContractError where a number is not finite.
         """

@@ -41,6 +41,15 @@ class ExpertLayer(nn.Module):
         self.before_mlp = AdaRMS(config.width)
         self.mlp = GeGLU(config.width, config.mlp)
 
+    def forward(self, x: Tensor, condition: Tensor, prefix: KeyValue, by: Rotation, bias: Tensor) -> Tensor:
+        """x: (B, K, T, W), condition: (B, K, W)"""
+        normed, gate = self.before_attention(x, condition)
+        q, (keys, values) = self.attention.project(normed.flatten(1, 2), by)
+        joint = torch.cat([prefix[0], keys], 2), torch.cat([prefix[1], values], 2)
+        x = x + gate * self.attention.attend(q, joint, bias).unflatten(1, x.shape[1:3])
+        normed, gate = self.before_mlp(x, condition)
+        return x + gate * self.mlp(normed)
+
 
 class ActionExpert(nn.Module):
     def __init__(self, config: ExpertConfig, backbone: BackboneConfig, dof: int, tokens: int) -> None:
@@ -58,8 +67,9 @@ class ActionExpert(nn.Module):
     def plan(self, seen: Tensor, first: Tensor) -> Plan:
         """What does not change from one Euler step to the next.
 
-        seen: (B, K, S) bool, the prefix tokens that each draw may attend to; first: (B, K) position of its first
-        action token. → rotations of the action tokens, and the bias for attention over prefix and all draws' actions
+        seen: (B, K, S) bool, the prefix tokens that each draw may attend to; first: (B, K) position of its
+        first action token. → rotations of the action tokens, and the bias for attention over prefix and
+        all draws' actions
         """
         rows, draws, _ = seen.shape
         steps = torch.arange(self.tokens, device=first.device)
@@ -76,17 +86,11 @@ class ActionExpert(nn.Module):
         noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D)
         → (B, K, T, dof)
         """
-        draws, tokens = noisy.shape[1:3]
         by, bias = plan
         condition = F.silu(self.time_out(F.silu(self.time_in(time_features(time, self.config.width)))))
         x = self.action_in(noisy) + self.token_embedding
-        for layer, (keys, values) in zip(self.layers, prefix, strict=True):
-            normed, gate = layer.before_attention(x, condition)
-            q, kv = layer.attention.project(normed.flatten(1, 2), by)
-            joint = torch.cat([keys, kv[0]], 2), torch.cat([values, kv[1]], 2)
-            x = x + gate * layer.attention.attend(q, joint, bias).unflatten(1, (draws, tokens))
-            normed, gate = layer.before_mlp(x, condition)
-            x = x + gate * layer.mlp(normed)
+        for layer, known in zip(self.layers, prefix, strict=True):
+            x = layer(x, condition, known, by, bias)
         return self.action_out(self.norm(x, condition)[0])
 
 

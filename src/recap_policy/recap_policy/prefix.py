@@ -1,4 +1,4 @@
-"""From image tokens, state and text to the embeddings the backbone reads; shared by policy and value function."""
+"""From image tokens, state and text to what the backbone reads; shared by policy and value function."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class Policy:
         for camera in self.station.cameras:
             if (camera.width, camera.height) != (size, size):
                 raise ContractError(
-                    f"camera {camera.name} gives {camera.width}x{camera.height}, the model wants {size}x{size}"
+                    f"camera {camera.name} gives {camera.width}x{camera.height}, "
+                    f"the model wants {size}x{size}"
                 )
 
     @staticmethod
@@ -49,7 +50,7 @@ class Policy:
         threads: int | None = None,
         seed: int = 0,
     ) -> Policy:
-        """Read checkpoints. station: checked against theirs when given. threads: of torch, for the whole process.
+        """Read checkpoints. station: checked against theirs when given. threads: of torch, process-wide.
 
         Raises CheckpointError.
         """

@@ -84,7 +84,7 @@ class Tokenizer:
 
 
 def wrap(before: Sequence[int], ids: Tensor, after: int | None) -> Tensor:
-    """(B, N) padded ids → (B, len(before) + N + 1) with `before` in front and `after` behind each row's text."""
+    """(B, N) padded ids → (B, len(before) + N + 1): `before` in front of, `after` behind each row's text."""
     rows = ids.shape[0]
     head = torch.tensor(before, dtype=torch.int64, device=ids.device).expand(rows, -1)
     if after is None:

@@ -43,7 +43,7 @@ class ValueModel(nn.Module):
     def logits(self, image_features: Tensor, state: Tensor, prompt: Text) -> Tensor:
         """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins).
 
-        Read from a token of its own behind everything else: it is never padding, whatever the prompts' lengths.
+        Read from a token of its own behind everything else: never padding, whatever the prompts' lengths.
         """
         ids = wrap([TASK], text_ids(prompt, self.tokenizer, self.config.max_text), NEWLINE)
         ids = torch.cat([ids, ids.new_full((len(ids), 1), VALUE)], 1)
@@ -88,7 +88,7 @@ class ValueModel(nn.Module):
         returns: Tensor,
         weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars "loss" (cross-entropy, to minimise) and "error" (mean absolute error of the expectation)."""
+        """Scalars "loss" (cross-entropy, to minimise) and "error" (mean absolute, of the expectation)."""
         logits = self.logits(image_features, state, prompt)
         crossed = F.cross_entropy(logits, self.two_hot(returns), reduction="none")
         with torch.no_grad():

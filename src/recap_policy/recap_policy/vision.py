@@ -6,6 +6,7 @@ computed once per image and everything downstream takes them.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ def _patch_stem(config: VisionConfig) -> nn.Module:
 def _conv_stem(config: VisionConfig) -> nn.Module:
     channels = (3, *config.stem_channels, config.width)
     layers: list[nn.Module] = []
-    for index, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+    for index, (before, after) in enumerate(pairwise(channels)):
         layers.append(
             nn.Conv2d(before, after, 5 if index == 0 else 3, stride=2, padding=2 if index == 0 else 1)
         )
@@ -79,7 +80,7 @@ class Keypoints(NamedTuple):
 
 
 class LocalizeHead(nn.Module):
-    """From one image's pooled tokens: where each of `keypoints` points is in the camera's frame, and is it seen.
+    """From one image's pooled tokens: where each of `keypoints` points is, and whether it is seen.
 
     Only a teacher for the tower: it is thrown away after pre-training.
     """
@@ -110,8 +111,8 @@ class LocalizeHead(nn.Module):
     def loss(self, tokens: Tensor, xyz: Tensor, visible: Tensor) -> dict[str, Tensor]:
         """tokens: (N, tokens, width); xyz: (N, K, 3) [m]; visible: (N, K) bool.
 
-        Returns "loss" to minimise, and for people "error_m" (mean distance of visible points) and "seen" (share of
-        right visibility).
+        Returns "loss" to minimise, and for people "error_m" (mean distance of visible points) and "seen"
+        (share of right visibility).
         """
         found = self(tokens)
         weight = visible.float()

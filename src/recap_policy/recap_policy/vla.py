@@ -1,4 +1,4 @@
-"""The vision-language-action policy: π0.6's shape with π*0.6's advantage indicator, training loss and sampler.
+"""The vision-language-action policy: π0.6's shape, π*0.6's advantage indicator, loss and sampler.
 
 Prompt layout: tokens.py. Convention of the flow's time: expert.py. Shapes: B batch, C cameras, K draws,
 T action tokens, H horizon.
@@ -86,7 +86,7 @@ class VLA(nn.Module):
         self.codec = ActionCodec(config.dof, config.horizon, config.action_tokens, config.action_basis)
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
-        """Statistics of actions and states. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
+        """Statistics of the data. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
         self.codec.fit(chunks, states, is_gripper)
         self.prefix.normalizer.fit(states)
 
@@ -106,8 +106,8 @@ class VLA(nn.Module):
         """Scalars "loss" (to minimise), "flow" and "subtask".
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
-        `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise and
-        times. The indicator's own tokens bear no loss.
+        `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
+        and times. The indicator's own tokens bear no loss.
         """
         rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
         indicator = drop_indicator(batch.indicator, rate, generator)
@@ -160,8 +160,8 @@ class VLA(nn.Module):
         """Chunks from noise in `steps` Euler steps.
 
         indicator: "positive", "negative" or "" (unconditioned). beta: guidance on the velocity,
-        f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to take
-        instead of decoding them (they change slowly). noise: (B, T, dof) instead of `generator`.
+        f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
+        take instead of decoding them (they change slowly). noise: (B, T, dof) instead of `generator`.
         Raises ValueError on an unknown indicator.
         """
         if indicator not in INDICATORS:
