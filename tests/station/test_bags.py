@@ -222,6 +222,10 @@ def test_full_disk_still_closes_the_bag(tmp_path: Path) -> None:
         with AnyReader([disk / "bag"]) as theirs:
             assert theirs.message_count == sum(1 for _ in theirs.messages()) == bag.counts["image"]
         del reader
+        (disk / "filler").write_bytes(bytes(1 << 20))
+        with pytest.raises(OSError, match="no room for a bag"):
+            BagWriter(disk / "next", {"image": topics.IMAGE_TYPE})
+        assert not (disk / "next").exists()
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 

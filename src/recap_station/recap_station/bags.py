@@ -256,8 +256,13 @@ class _File:
         self.full = False
         self.broken = False
         self._reserve = reserve
-        with open(reserve, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        try:
+            with open(reserve, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError as error:  # no bag can be written here: leave no empty one behind
+            reserve.unlink(missing_ok=True)
+            path.parent.rmdir()
+            raise OSError(error.errno, f"no room for a bag ({error.strerror})", str(path.parent)) from error
         self._raw = open(path, "xb", buffering=0)  # noqa: SIM115
         self._at = self._good = 0
 

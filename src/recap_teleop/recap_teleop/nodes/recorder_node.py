@@ -95,15 +95,20 @@ class RecorderNode(RecapNode):
         self._dropped_before += sum(self._dropped.values())
         self._dropped.clear()
         self._disk_error = ""
-        path = self.recorder.start(
-            {
-                "recap.episode": episode.id,
-                "recap.task": json.dumps(task.to_dict()),
-                "recap.checkpoint": episode.checkpoint,
-                "recap.seed": str(episode.seed),
-                "recap.source": self.param("source"),
-            }
-        )
+        try:
+            path = self.recorder.start(
+                {
+                    "recap.episode": episode.id,
+                    "recap.task": json.dumps(task.to_dict()),
+                    "recap.checkpoint": episode.checkpoint,
+                    "recap.seed": str(episode.seed),
+                    "recap.source": self.param("source"),
+                }
+            )
+        except OSError as error:
+            self._disk_error = f"{error.strerror}: {error.filename}"
+            self._end_unrecorded()
+            return
         self._episode = episode
         self._writer = threading.Thread(target=self._write, name="bag writer", daemon=True)
         self._writer.start()
@@ -146,12 +151,16 @@ class RecorderNode(RecapNode):
         self.get_logger().info(f"closed {path}: {outcome} ({reason}){lost}")
 
     def _look_after_disk(self) -> None:
+        if self._disk_error and self._episode is not None:
+            self._finish("discarded", f"recorder: {self._disk_error}")
+            self._end_unrecorded()
+
+    def _end_unrecorded(self) -> None:
         """A full disk ends the episode as discarded: an attempt that nobody can learn from must not go on
         unrecorded. The bag keeps what was written before."""
-        if self._disk_error and self._episode is not None and self._end.service_is_ready():
-            reason = f"recorder: {self._disk_error}"
-            self._end.call_async(EndEpisode.Request(outcome=EndEpisode.Request.DISCARDED, reason=reason))
-            self._finish("discarded", reason)
+        self.complain("bag", self._disk_error)
+        reason = f"recorder: {self._disk_error}"
+        self._end.call_async(EndEpisode.Request(outcome=EndEpisode.Request.DISCARDED, reason=reason))
 
     def diagnose(self) -> Iterable[Status]:
         dropped = sum(self._dropped.values()) + self._dropped_before
