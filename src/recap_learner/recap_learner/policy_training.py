@@ -87,7 +87,7 @@ def _fresh(frames: Frames, chunks: torch.Tensor, config: str, vision: Path, seed
     torch.manual_seed(seed)
     shape = vla_config(config)
     texts = sorted({*frames.prompts, *frames.stages})
-    model = VLA(shape, Tokenizer.fit(texts, shape.word_slots))
+    model = VLA(shape, Tokenizer.fit(texts, shape.prefix.word_slots))
     model.vision.load_state_dict(load_vision(vision).state_dict())
     is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
     model.fit_normalizers(chunks, torch.from_numpy(frames.state), is_gripper)

@@ -169,7 +169,7 @@ def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 def _fresh(frames: Frames, config: str, seed: int) -> ValueModel:
     torch.manual_seed(seed)
     shape = value_config(config)
-    model = ValueModel(shape, Tokenizer.fit(sorted(set(frames.prompts)), shape.word_slots))
+    model = ValueModel(shape, Tokenizer.fit(sorted(set(frames.prompts)), shape.prefix.word_slots))
     model.fit_normalizers(torch.from_numpy(frames.state))
     return model
 

@@ -68,6 +68,22 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True)
+class PrefixConfig:
+    """What the backbone reads.
+
+    `image_tokens`: tokens an image, drawn by one projection from all of the tower's; None takes the tower's
+    as they are. `state`: "bins" is one text token per joint, as in π0.5 and π0.6; "vector" one projected
+    token in all, as in π0. A model that trains in minutes on a CPU cannot afford forty tokens a frame.
+    """
+
+    cameras: int = 3
+    dof: int = 14
+    image_tokens: int | None = None
+    state: Literal["bins", "vector"] = "bins"
+    word_slots: int = 128  # vocabulary kept free for whole words of the prompts and sub-tasks
+
+
+@dataclass(frozen=True)
 class VLAConfig:
     """A whole policy.
 
@@ -81,12 +97,10 @@ class VLAConfig:
     vision: VisionConfig
     backbone: BackboneConfig
     expert: ExpertConfig
-    cameras: int = 3
-    dof: int = 14
+    prefix: PrefixConfig = PrefixConfig()
     horizon: int = 50
     action_basis: Literal["dct", "steps"] = "dct"
     action_tokens: int = 10
-    word_slots: int = 128  # vocabulary kept free for whole words of the prompts and sub-tasks
     max_text: int = 48  # tokens of a prompt or of a sub-task at most
     indicator_dropout: float = 0.3
     subtask_weight: float = 0.1
@@ -112,10 +126,8 @@ class ValueConfig:
     vision_width: int
     vision_tokens: int
     backbone: BackboneConfig
-    cameras: int = 3
-    dof: int = 14
+    prefix: PrefixConfig = PrefixConfig()
     bins: int = 201
-    word_slots: int = 128
     max_text: int = 48
 
 
@@ -131,6 +143,8 @@ _TINY_VISION = VisionConfig(
     pool=2,
 )
 
+_TINY_PREFIX = PrefixConfig(image_tokens=2, state="vector")
+
 VLA_CONFIGS: dict[str, VLAConfig] = {
     # Two CPU cores: some 400 training samples a second with cached image features, a chunk in about 15 ms.
     "tiny": VLAConfig(
@@ -138,6 +152,7 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         vision=_TINY_VISION,
         backbone=BackboneConfig(width=96, layers=4, heads=4, kv_heads=1, head_dim=32, mlp=192),
         expert=ExpertConfig(width=64, mlp=128),
+        prefix=_TINY_PREFIX,
     ),
 }
 
@@ -148,6 +163,7 @@ VALUE_CONFIGS: dict[str, ValueConfig] = {
         vision_width=_TINY_VISION.width,
         vision_tokens=_TINY_VISION.tokens,
         backbone=BackboneConfig(width=64, layers=2, heads=2, kv_heads=1, head_dim=32, mlp=128, dropout=0.1),
+        prefix=_TINY_PREFIX,
     ),
 }
 
@@ -183,6 +199,7 @@ def vla_from_dict(data: Mapping[str, Any]) -> VLAConfig:
                 "vision": vision_from_dict(data["vision"]),
                 "backbone": BackboneConfig(**data["backbone"]),
                 "expert": ExpertConfig(**data["expert"]),
+                "prefix": PrefixConfig(**data["prefix"]),
             }
         )
     except (KeyError, TypeError) as error:
@@ -192,7 +209,8 @@ def vla_from_dict(data: Mapping[str, Any]) -> VLAConfig:
 def value_from_dict(data: Mapping[str, Any]) -> ValueConfig:
     """Inverse of `to_dict`. Raises ConfigError on unknown, missing or ill-fitting entries."""
     try:
-        return ValueConfig(**{**data, "backbone": BackboneConfig(**data["backbone"])})
+        backbone, prefix = BackboneConfig(**data["backbone"]), PrefixConfig(**data["prefix"])
+        return ValueConfig(**{**data, "backbone": backbone, "prefix": prefix})
     except (KeyError, TypeError) as error:
         raise ConfigError(f"not a value configuration: {error}") from error
 

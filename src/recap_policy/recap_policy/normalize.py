@@ -34,9 +34,13 @@ class StateNormalizer(nn.Module):
         self.low.copy_(middle - half)
         self.high.copy_(middle + half)
 
+    def scaled(self, state: Tensor) -> Tensor:
+        """(…, dof) → (…, dof): the data's range to [-1, 1], held within a little more."""
+        return ((state - self.low) / (self.high - self.low) * 2.0 - 1.0).clamp(-1.2, 1.2)
+
     def bins(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """(…, dof) → lower of the two nearest bins int64 and the fraction of the way to the next, 0 .. 1."""
-        place = (state - self.low) / (self.high - self.low) * STATE_BINS - 0.5
+        place = (self.scaled(state) + 1.0) / 2.0 * STATE_BINS - 0.5
         place = place.clamp(0, STATE_BINS - 1)
         lower = place.floor().clamp(max=STATE_BINS - 2)
         return lower.long(), place - lower

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recap_policy.attention import RMSNorm, linear
+from recap_policy.config import PrefixConfig
 from recap_policy.normalize import StateNormalizer
 from recap_policy.tokens import FIRST_STATE_BIN, PAD, STATE, STATE_BINS, Tokenizer, vocabulary_size
+
+_OCTAVES = (0.5, 1.0, 2.0, 4.0)  # periods of a state vector's Fourier features, per half range
 
 Text = Sequence[str] | Tensor  # texts, or their ids (B, N) int64 padded with PAD (see Tokenizer.table)
 
@@ -19,32 +22,52 @@ Text = Sequence[str] | Tensor  # texts, or their ids (B, N) int64 padded with PA
 class PrefixEmbedding(nn.Module):
     """Embeddings of `images`, `state` and `text`, all (B, tokens, width)."""
 
-    def __init__(self, width: int, vision_width: int, cameras: int, dof: int, word_slots: int) -> None:
+    def __init__(self, config: PrefixConfig, width: int, vision_width: int, vision_tokens: int) -> None:
         super().__init__()
-        self.width, self.cameras, self.dof = width, cameras, dof
+        dof = config.dof
+        self.config, self.width = config, width
         self.normalizer = StateNormalizer(dof)
-        self.table = nn.Embedding(vocabulary_size(word_slots), width)
+        self.table = nn.Embedding(vocabulary_size(config.word_slots), width)
         nn.init.normal_(self.table.weight, std=width**-0.5)
         with torch.no_grad():
             # Neighbouring bins start out alike: the order of the numbers is known before training.
             self.table.weight[FIRST_STATE_BIN : FIRST_STATE_BIN + STATE_BINS] = _smooth(STATE_BINS, width)
-        self.joints = nn.Parameter(torch.randn(dof, width))
+        if config.state == "bins":
+            self.joints = nn.Parameter(torch.randn(dof, width))
+        else:
+            self.state_projection = linear(dof * (1 + 2 * len(_OCTAVES)), width)
         self.image_norm = RMSNorm(vision_width)
-        self.image_projection = linear(vision_width, width)
-        self.camera = nn.Parameter(torch.randn(cameras, width) * 0.5)
+        each = config.image_tokens or vision_tokens
+        if config.image_tokens:
+            self.image_projection = linear(vision_tokens * vision_width, each * width)
+        else:
+            self.image_projection = linear(vision_width, width)
+        self.image_count = config.cameras * each
+        self.state_count = 1 + dof if config.state == "bins" else 1
+        self.camera = nn.Parameter(torch.randn(config.cameras, each if config.image_tokens else 1, width) * 0.5)
 
     def images(self, features: Tensor) -> Tensor:
-        """(B, cameras, tokens, vision_width) → (B, cameras · tokens, width)"""
-        if features.shape[1] != self.cameras:
-            raise ValueError(f"features of {features.shape[1]} cameras, wanted {self.cameras}")
-        projected = self.image_projection(self.image_norm(features))
-        return (projected + self.camera[:, None]).flatten(1, 2)
+        """(B, cameras, tokens, vision_width) → (B, image_count, width)"""
+        if features.shape[1] != self.config.cameras:
+            raise ValueError(f"features of {features.shape[1]} cameras, wanted {self.config.cameras}")
+        features = self.image_norm(features)
+        if self.config.image_tokens:
+            projected = self.image_projection(features.flatten(2)).unflatten(-1, (-1, self.width))
+        else:
+            projected = self.image_projection(features)
+        return (projected + self.camera).flatten(1, 2)
 
     def state(self, state: Tensor) -> Tensor:
-        """(B, dof) [rad; gripper 0..1] → (B, 1 + dof, width): the word "State: " and one token per joint.
+        """(B, dof) [rad; gripper 0..1] → (B, state_count, width).
 
-        Between two bins' centres the embedding is interpolated, so that nothing finer than a bin is lost.
+        As bins: the word "State: " and one token per joint; between two bins' centres the embedding is
+        interpolated, so that nothing finer than a bin is lost. As a vector: one token.
         """
+        if self.config.state == "vector":
+            place = self.normalizer.scaled(state)
+            angle = place[..., None] * (math.pi * torch.tensor(_OCTAVES, device=state.device))
+            features = torch.cat([place[..., None], angle.sin(), angle.cos()], -1)
+            return self.state_projection(features.flatten(1))[:, None]
         lower, fraction = self.normalizer.bins(state)
         below, above = self.text(FIRST_STATE_BIN + lower), self.text(FIRST_STATE_BIN + 1 + lower)
         values = torch.lerp(below, above, fraction[..., None]) + self.joints

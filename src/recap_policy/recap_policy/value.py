@@ -25,12 +25,12 @@ class ValueModel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or Tokenizer()
-        if len(self.tokenizer.words) > config.word_slots:
+        if len(self.tokenizer.words) > config.prefix.word_slots:
             raise ValueError(
-                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.word_slots}"
+                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
             )
         self.prefix = PrefixEmbedding(
-            config.backbone.width, config.vision_width, config.cameras, config.dof, config.word_slots
+            config.prefix, config.backbone.width, config.vision_width, config.vision_tokens
         )
         self.backbone = Backbone(config.backbone)
         self.head = linear(config.backbone.width, config.bins, scale=0.1)

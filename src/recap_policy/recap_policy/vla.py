@@ -34,6 +34,8 @@ from recap_policy.tokens import (
 )
 from recap_policy.vision import VisionTower
 
+_INDICATOR_TOKENS = 2  # see advantage_ids
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -73,17 +75,17 @@ class VLA(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or Tokenizer()
-        if len(self.tokenizer.words) > config.word_slots:
+        if len(self.tokenizer.words) > config.prefix.word_slots:
             raise ValueError(
-                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.word_slots}"
+                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
             )
         self.vision = VisionTower(config.vision)
         self.prefix = PrefixEmbedding(
-            config.backbone.width, config.vision.width, config.cameras, config.dof, config.word_slots
+            config.prefix, config.backbone.width, config.vision.width, config.vision.tokens
         )
         self.backbone = Backbone(config.backbone)
-        self.expert = ActionExpert(config.expert, config.backbone, config.dof, config.action_tokens)
-        self.codec = ActionCodec(config.dof, config.horizon, config.action_tokens, config.action_basis)
+        self.expert = ActionExpert(config.expert, config.backbone, config.prefix.dof, config.action_tokens)
+        self.codec = ActionCodec(config.prefix.dof, config.horizon, config.action_tokens, config.action_basis)
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
         """Statistics of the data. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
@@ -144,7 +146,7 @@ class VLA(nn.Module):
 
     # Sampling
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(
         self,
         image_features: Tensor,
@@ -154,6 +156,7 @@ class VLA(nn.Module):
         beta: float = 1.0,
         steps: int = 5,
         subtask: Sequence[str] | None = None,
+        guess: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> Sample:
@@ -161,32 +164,32 @@ class VLA(nn.Module):
 
         indicator: "positive", "negative" or "" (unconditioned). beta: guidance on the velocity,
         f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
-        take instead of decoding them (they change slowly). noise: (B, T, dof) instead of `generator`.
+        take instead of decoding them. guess: texts that are probably decoded, such as the last ones: where
+        right, all is read in one pass; the result is the same either way. noise: (B, T, dof) instead of
+        `generator`.
         Raises ValueError on an unknown indicator.
         """
         if indicator not in INDICATORS:
             raise ValueError(f"indicator is {indicator!r}, wanted one of {list(INDICATORS)}")
-        context, hidden = self._read(image_features, state, self._prompt(prompt))
-        if subtask is None:
-            context, ids = self._decode(context, hidden)
-            texts = [self.tokenizer.decode(row) for row in ids.tolist()]
+        ids = self._prompt(prompt)
+        code = torch.full((len(state),), INDICATORS[indicator], device=state.device)
+        expected, sure = (guess, False) if subtask is None else (subtask, True)
+        found = None if expected is None else self._read_all(image_features, state, ids, expected, code, sure)
+        if found is None:
+            context, texts = self._read_and_decode(image_features, state, ids, code)
         else:
-            ids = wrap([], self.tokenizer.table(subtask, self.config.max_text), NEWLINE).to(state.device)
-            context, _ = self._extend(context, ids)
-            texts = list(subtask)
-        unconditioned = context.valid
-        if indicator:
-            code = torch.full((len(state),), INDICATORS[indicator], device=state.device)
-            context, _ = self._extend(context, advantage_ids(code))
+            context, texts = found, list(expected or ())
         branches = [context.valid]
         if indicator and beta != 1.0:
             # The branch without the indicator reads the same keys and values, less the indicator's.
-            branches.append(F.pad(unconditioned, (0, context.valid.shape[1] - unconditioned.shape[1])))
+            unconditioned = context.valid.clone()
+            unconditioned[:, -_INDICATOR_TOKENS:] = False
+            branches.append(unconditioned)
         seen = torch.stack(branches, 1)
         plan = self.expert.plan(seen, seen.sum(2))
 
         if noise is None:
-            noise = torch.randn(len(state), self.config.action_tokens, self.config.dof, generator=generator)
+            noise = torch.randn(len(state), self.config.action_tokens, self.config.prefix.dof, generator=generator)
         x = noise.to(state)
         for step in range(steps):
             time = torch.full(seen.shape[:2], 1 - step / steps, device=state.device)
@@ -197,32 +200,66 @@ class VLA(nn.Module):
             x = x - guided / steps
         return Sample(self.codec.decode(self.codec.clamp(x), state), texts)
 
-    def _decode(self, context: _Context, hidden: Tensor) -> tuple[_Context, Tensor]:
-        """Greedy sub-task text up to its newline, read back into the prefix as it is written."""
+    def _read_all(
+        self,
+        features: Tensor,
+        state: Tensor,
+        prompt: Tensor,
+        expected: Sequence[str],
+        code: Tensor,
+        sure: bool,
+    ) -> _Context | None:
+        """The whole prefix in one pass, with the sub-task texts `expected`; None, unless `sure`, where the
+        model itself would have written others."""
+        limit = self.config.max_text
+        if not sure and any(len(self.tokenizer.encode(text)) > limit for text in expected):
+            return None
+        subtask = wrap([SUBTASK], self.tokenizer.table(expected, limit).to(state.device), NEWLINE)
+        start, valid, x = self._embed(features, state, prompt, subtask, advantage_ids(code))
+        read = slice(start, start + subtask.shape[1] - 1)
+        mask = prefix_mask(valid, self._image_tokens)
+        hidden, cache = self.backbone(x, token_positions(valid), mask, read=read)
+        target = subtask[:, 1:]
+        if sure or bool(((self._greedy(hidden) == target) | (target == PAD)).all()):
+            return _Context(cache, valid)
+        return None
+
+    def _read_and_decode(
+        self, features: Tensor, state: Tensor, prompt: Tensor, code: Tensor
+    ) -> tuple[_Context, list[str]]:
+        """The prefix with the sub-task text that the model writes, token by token."""
+        cue = prompt.new_full((len(state), 1), SUBTASK)
+        start, valid, x = self._embed(features, state, prompt, cue)
+        mask = prefix_mask(valid, self._image_tokens)
+        hidden, cache = self.backbone(x, token_positions(valid), mask, read=slice(start, start + 1))
+        context = _Context(cache, valid)
         written: list[Tensor] = []
-        done = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-        for place in range(self.config.max_text + 1):
-            logits = self.prefix.logits(hidden[:, -1])
-            logits[:, :NEWLINE] = logits[:, NEWLINE + 1 : FIRST_BYTE] = -torch.inf
-            logits[:, FIRST_STATE_BIN:FIRST_WORD] = -torch.inf
-            token = (
-                logits.argmax(1)
-                if place < self.config.max_text
-                else torch.full_like(done, NEWLINE, dtype=torch.int64)
-            )
+        done = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+        while True:
+            token = self._greedy(hidden[:, -1])
+            if len(written) == self.config.max_text:
+                token = torch.full_like(token, NEWLINE)
             token = torch.where(done, PAD, token)
             written.append(token)
-            context, hidden = self._extend(context, token[:, None])
             done = done | (token == NEWLINE)
             if bool(done.all()):
-                break
-        return context, torch.stack(written, 1)
+                context, _ = self._extend(context, torch.cat([token[:, None], advantage_ids(code)], 1))
+                return context, [self.tokenizer.decode(row) for row in torch.stack(written, 1).tolist()]
+            context, hidden = self._extend(context, token[:, None])
+
+    def _greedy(self, hidden: Tensor) -> Tensor:
+        """(…, W) → (…) the likeliest token of a text: a byte, a word or the newline that ends it."""
+        logits = self.prefix.logits(hidden)
+        logits[..., :NEWLINE] = logits[..., NEWLINE + 1 : FIRST_BYTE] = -torch.inf
+        logits[..., FIRST_STATE_BIN:FIRST_WORD] = -torch.inf
+        logits[..., FIRST_WORD + len(self.tokenizer.words) :] = -torch.inf
+        return logits.argmax(-1)
 
     # The prefix
 
     @property
     def _image_tokens(self) -> int:
-        return self.config.cameras * self.config.vision.tokens
+        return self.prefix.image_count
 
     def _prompt(self, prompt: Text) -> Tensor:
         return wrap([TASK], text_ids(prompt, self.tokenizer, self.config.max_text), NEWLINE)
@@ -230,18 +267,10 @@ class VLA(nn.Module):
     def _embed(self, features: Tensor, state: Tensor, *texts: Tensor) -> tuple[int, Tensor, Tensor]:
         """→ where the second text starts, which tokens are no padding (B, L), embeddings (B, L, W)."""
         ids = torch.cat(texts, 1)
-        before = self._image_tokens + 1 + self.config.dof
+        before = self._image_tokens + self.prefix.state_count
         valid = torch.cat([ids.new_ones((len(ids), before), dtype=torch.bool), ids != PAD], 1)
         x = torch.cat([self.prefix.images(features), self.prefix.state(state), self.prefix.text(ids)], 1)
         return before + texts[0].shape[1], valid, x
-
-    def _read(self, features: Tensor, state: Tensor, prompt: Tensor) -> tuple[_Context, Tensor]:
-        """Images, state and prompt up to the cue "Subtask: "; hidden state of the cue (B, 1, W)."""
-        cue = prompt.new_full((len(state), 1), SUBTASK)
-        start, valid, x = self._embed(features, state, prompt, cue)
-        mask = prefix_mask(valid, self._image_tokens)
-        hidden, cache = self.backbone(x, token_positions(valid), mask, read=slice(start, start + 1))
-        return _Context(cache, valid), hidden
 
     def _extend(self, context: _Context, ids: Tensor) -> tuple[_Context, Tensor]:
         """Read (B, n) more ids, causally; hidden states (B, n, W)."""
