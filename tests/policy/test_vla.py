@@ -155,8 +155,21 @@ def test_reading_in_pieces_equals_reading_at_once() -> None:
         )  # fmt: skip
         hook.remove()
         _, _, cache, plan = caught[0]
-        velocity = model.expert(noisy[one], time[one], cache, plan)
+        with torch.inference_mode():
+            velocity = model.expert(noisy[one], time[one], cache, plan)
         torch.testing.assert_close(velocity, seen[0][one], atol=1e-4, rtol=1e-3)
+
+
+def test_a_guess_of_the_subtask_changes_nothing_but_the_time() -> None:
+    batch = _batch(4)
+    model = _opened(_model(batch))
+    noise = torch.randn(4, 10, 14)
+    arguments = (batch.image_features, batch.state, batch.prompt)
+    plain = model.sample(*arguments, noise=noise, beta=1.5)
+    for guess in (plain.subtask, ["lift"] * 4, ["", *plain.subtask[1:]]):
+        guessed = model.sample(*arguments, noise=noise, beta=1.5, guess=guess)
+        assert guessed.subtask == plain.subtask
+        torch.testing.assert_close(guessed.actions, plain.actions, atol=1e-5, rtol=1e-4)
 
 
 def test_the_expert_reaches_the_backbone_unless_insulated() -> None:

@@ -25,17 +25,16 @@ class RMSNorm(nn.Module):
 
 
 def rotation(positions: Tensor, head_dim: int, base: float) -> Rotation:
-    """positions (B, L) int → cosines and sines, each (B, L, 1, head_dim / 2)."""
+    """positions (B, L) int → cosines, and sines with the first half's sign turned, each (B, L, 1, D)."""
     half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angle = positions[..., None, None].float() / base**half
-    return angle.cos(), angle.sin()
+    sine = angle.sin()
+    return torch.cat([angle.cos()] * 2, -1), torch.cat([-sine, sine], -1)
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """x: (B, L, heads, D), halves rotated against each other."""
-    first, second = x.chunk(2, -1)
-    cos, sin = by
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    """x: (B, L, heads, D), its halves rotated against each other."""
+    return torch.addcmul(x * by[0], x.roll(x.shape[-1] // 2, -1), by[1])
 
 
 class Attention(nn.Module):
@@ -51,12 +50,12 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, by: Rotation) -> tuple[Tensor, KeyValue]:
         """(B, L, W) → queries (B, L, H, D), keys and values (B, G, L, D)."""
-        q, k, v = (
-            self.qkv(x)
-            .unflatten(-1, (-1, self.head_dim))
-            .split([self.heads, self.kv_heads, self.kv_heads], 2)
-        )
-        q, k = rotate(self.q_norm(q), by), rotate(self.k_norm(k), by)
+        heads, groups = self.heads, self.kv_heads
+        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split([heads + groups, groups], 2)
+        # Queries and keys are normalised and rotated in one go, each head with its own scale.
+        scale = torch.cat([self.q_norm.weight.expand(heads, -1), self.k_norm.weight.expand(groups, -1)]) + 1.0
+        qk = rotate(F.rms_norm(qk, (self.head_dim,), eps=1e-6) * scale, by)
+        q, k = qk.split([heads, groups], 2)
         return q, (k.transpose(1, 2), v.transpose(1, 2))
 
     def attend(self, q: Tensor, kv: KeyValue, bias: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Policy:
         self.model, self.checkpoint, self.station = model.eval(), checkpoint, station
         self.value_model, self.value_checkpoint = value, value_checkpoint
         self._generator = torch.Generator().manual_seed(seed)
+        self._guess: list[str] = []  # the last sub-tasks: mostly still the ones
         size = model.config.vision.image_size
         for camera in self.station.cameras:
             if (camera.width, camera.height) != (size, size):
@@ -87,7 +88,7 @@ class Policy:
         """
         return self.infer_batch([images], np.asarray(state)[None], [prompt], beta, steps, indicator)[0]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def infer_batch(
         self,
         images: Sequence[Mapping[str, np.ndarray]],
@@ -111,8 +112,16 @@ class Policy:
         features = self.model.encode_images(pixels)
         state = torch.from_numpy(states).float()
         sample = self.model.sample(
-            features, state, prompts, indicator=indicator, beta=beta, steps=steps, generator=self._generator
+            features,
+            state,
+            prompts,
+            indicator=indicator,
+            beta=beta,
+            steps=steps,
+            guess=self._guess if len(self._guess) == len(states) else None,
+            generator=self._generator,
         )
+        self._guess = sample.subtask
         values = None
         if self.value_model is not None:
             values = self.value_model.value(features, state, prompts).tolist()
