@@ -185,7 +185,7 @@ class Graph:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def wait(self, condition: Callable[[], Any], limit_s: float = 10.0, what: str = "") -> float:
+    def wait(self, condition: Callable[[], Any], limit_s: float = 30.0, what: str = "") -> float:
         """Seconds until the condition held. Fails after the limit."""
         start = time.monotonic()
         while not condition():
@@ -202,7 +202,7 @@ class Graph:
             process.send_signal(signal.SIGINT)
         for process in self.processes.values():
             try:
-                process.wait(5.0)
+                process.wait(10.0)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -71,19 +71,19 @@ def test_errors_in_callbacks_are_told_and_the_node_goes_on(graph: Graph) -> None
     words = graph.world.create_publisher(String, "words", 10)
     client = graph.world.create_client(Trigger, "fall")
     process = graph.start("fragile", code=FRAGILE, rate_hz=50)  # an integer where a float is wanted
-    assert client.wait_for_service(20.0)
+    assert client.wait_for_service(60.0)
     words.publish(String(data="hello"))
     future = client.call_async(Trigger.Request())
-    graph.wait(future.done, 10.0, "an answer of the service that fails")
+    graph.wait(future.done, 30.0, "an answer of the service that fails")
     assert not future.result().success and future.result().message == "the service fell"
-    graph.wait(lambda: "fragile: callbacks" in statuses, 10.0, "diagnostics")
+    graph.wait(lambda: "fragile: callbacks" in statuses, 30.0, "diagnostics")
     level, message, values = statuses["fragile: callbacks"]
     assert level == b"\x01" and "last:" in message and "fall" in values
-    graph.wait(lambda: float(statuses["fragile: loop"][2]["ticks"]) > 60, 10.0, "it goes on ticking")
-    assert 40 < float(statuses["fragile: loop"][2]["rate_hz"]) < 60
+    graph.wait(lambda: float(statuses["fragile: loop"][2]["ticks"]) > 60, 30.0, "it goes on ticking")
+    assert 30 < float(statuses["fragile: loop"][2]["rate_hz"]) < 60
     process.send_signal(signal.SIGTERM)
     started = time.monotonic()
-    assert process.wait(10.0) == 0 and time.monotonic() - started < 5.0
+    assert process.wait(20.0) == 0 and time.monotonic() - started < 10.0
     del graph.processes["fragile"]
     assert "shut down" in graph.log("fragile") and "KeyError: 'hello'" in graph.log("fragile")
 
@@ -92,18 +92,18 @@ def test_without_autostart_a_manager_brings_it_up(graph: Graph) -> None:
     change = graph.world.create_client(ChangeState, "fragile/change_state")
     get = graph.world.create_client(GetState, "fragile/get_state")
     process = graph.start("managed", code=FRAGILE, autostart="false")
-    assert change.wait_for_service(20.0) and get.wait_for_service(20.0)
+    assert change.wait_for_service(60.0) and get.wait_for_service(60.0)
 
     def transition(number: int) -> bool:
         request = ChangeState.Request()
         request.transition.id = number
         future = change.call_async(request)
-        graph.wait(future.done, 10.0, "a transition")
+        graph.wait(future.done, 30.0, "a transition")
         return bool(future.result().success)
 
     def state() -> str:
         future = get.call_async(GetState.Request())
-        graph.wait(future.done, 10.0, "the state")
+        graph.wait(future.done, 30.0, "the state")
         return str(future.result().current_state.label)
 
     assert state() == "unconfigured"
@@ -112,5 +112,5 @@ def test_without_autostart_a_manager_brings_it_up(graph: Graph) -> None:
     assert transition(4) and state() == "inactive"
     assert transition(3) and state() == "active"
     process.send_signal(signal.SIGINT)
-    assert process.wait(10.0) == 0
+    assert process.wait(20.0) == 0
     del graph.processes["managed"]

