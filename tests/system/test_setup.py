@@ -42,8 +42,8 @@ class Checkout:
     def __init__(self, root: Path) -> None:
         self.root, self.notes = root, root.parent / "notes"
         files = ["recap", "requirements.txt", "requirements-ros.txt"]
-        packages = [p for name in ("package.xml", "setup.py", "setup.cfg") for p in ROOT.glob(f"src/*/{name}")]
-        files += [str(path.relative_to(ROOT)) for path in packages]
+        for name in ("package.xml", "setup.py", "setup.cfg"):
+            files += [str(path.relative_to(ROOT)) for path in ROOT.glob(f"src/*/{name}")]
         for name in files:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recap_station.contract import ContractError, load_station, load_task
 
-STOP_S = 2.0  # a node has this long after SIGINT before it is killed; then the same again for its group
+STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
 
 
