@@ -152,7 +152,7 @@ def _start_worker(vision: str, folder: str) -> None:
     _folder = Path(folder)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _encode_shard(files: list[str]) -> int:
     for name in files:
         file = Path(name)

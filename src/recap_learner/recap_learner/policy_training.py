@@ -25,8 +25,8 @@ class PolicyTraining:
     otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples."""
 
     config: str = "tiny"
-    schedule: Schedule = Schedule(steps=1000, batch=64, learning_rate=1e-3)
-    draws: int = 4
+    schedule: Schedule = Schedule(steps=1000, batch=128, learning_rate=2e-3)
+    draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
 

@@ -88,7 +88,7 @@ def train_value(
 def value_per_tick(model: ValueModel, frames: Frames, batch: int = 512) -> dict[str, np.ndarray]:
     """V at every tick of every episode with a frame: at the frames by the model, linear in between."""
     out = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for i in range(0, len(frames), batch):
             part = frames.where(np.arange(i, min(i + batch, len(frames))))
             out.append(model.value(*_inputs(part)).numpy())
@@ -138,7 +138,7 @@ def _fit_value(
     def stop(step: int) -> bool:
         if (step + 1) % how.check_every:
             return False
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model.logits(*_inputs(frames.where(test)))
             found = float(F.cross_entropy(logits, model.two_hot(target[test])))
         if found < best["loss"]:

@@ -65,7 +65,7 @@ def train_vision(
 
     part = (lambda f, text: progress(0.4 + 0.6 * f, text)) if progress else None
     fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, part)
-    with torch.inference_mode():
+    with torch.no_grad():
         parts = np.array_split(images[:held_out], 8)
         found = torch.cat([head(tower(torch.from_numpy(part))).xyz for part in parts])
     error_m = np.linalg.norm(found.numpy() - xyz[:held_out], axis=-1)

@@ -14,7 +14,7 @@ from recap_station.contract import Station, Task
 from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style
 from recap_station.sim.model import build_model
-from recap_station.sim.tasks.handover_insert import GRASP, HOLE_HALF, Scene, SceneReader, left_grasp
+from recap_station.sim.tasks.handover_insert import GRASP, HOLE_HALF, PEG_HALF_WIDTH, Scene, SceneReader, left_grasp
 
 PROGRESS_M = 0.01  # less than this nearer to the stage's goal is no progress
 
@@ -156,5 +156,5 @@ def _to_go(scene: Scene, stage: int) -> float:
 def _jammed(scene: Scene, stage: int) -> bool:
     """The free end stands at the socket's face, beside the hole."""
     off = scene.left_end - scene.mouth
-    beside = np.abs(off[1:]).max() > HOLE_HALF - 0.012
+    beside = np.abs(off[1:]).max() > HOLE_HALF - PEG_HALF_WIDTH
     return bool(stage == 3 and abs(off[0]) < 0.02 and beside)

@@ -32,15 +32,15 @@ class DemoConfig:
     station: str = "aloha"
     task: str = "handover_insert"
     seed: int = 1
-    demonstrations: int = 160
+    demonstrations: int = 180
     styles: dict[str, float] = field(
-        default_factory=lambda: {"fast": 0.35, "slow": 0.3, "sloppy": 0.25, "failing": 0.1}
+        default_factory=lambda: {"fast": 0.45, "slow": 0.3, "sloppy": 0.25}
     )
     scenes: int = 4000
-    vision_steps: int = 1000
+    vision_steps: int = 900
     value_steps: int = 400
-    pretrain_steps: int = 900
-    finetune_steps: int = 900
+    pretrain_steps: int = 1400
+    finetune_steps: int = 500
     live_attempts: int = 6
     rollouts: int = 120
     watched: float = 0.4  # share of headless rollouts that the scripted operator corrects

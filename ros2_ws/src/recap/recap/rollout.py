@@ -110,6 +110,7 @@ _worker: _Worker
 def _start_worker(rollouts: Rollouts) -> None:
     global _worker
     os.nice(5)
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # the processes are the parallelism, not the rasteriser
     station, task = load_station(rollouts.station), load_task(rollouts.task)
     policy = None
     if rollouts.checkpoint is not None:

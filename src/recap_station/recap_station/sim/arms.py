@@ -18,8 +18,8 @@ SHOULDER_Z = 0.13
 UPPER_ARM = 0.28
 FOREARM = 0.28
 HAND = 0.16  # wrist_angle axis to the point between the finger pads
-OPENING_M = 0.07  # gap between the pads at gripper 1
-PAD_Z = 0.010  # half height and width of a pad
+OPENING_M = 0.09  # gap between the pads at gripper 1
+PAD_Z = 0.013  # half height and width of a pad
 ARM_DOF = 6
 
 # From waist to wrist_rotate: axes, stiffness of the servos [N m/rad], rotor inertia [kg m2]. Damping follows

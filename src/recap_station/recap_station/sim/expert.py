@@ -177,7 +177,7 @@ class Expert:
                 self._left.go(scene.tips[0] + _up(0.07), scene.tip_yaws[0], self._speed)
             if scene.tips[1][0] < 0.15:
                 self._right.go(scene.tips[1] + np.array([0.04, 0.0, 0.07]), scene.tip_yaws[1], self._speed)
-        if max(self._left.left_s, self._right.left_s) < 0.1 and min(scene.gaps) > 0.05:
+        if max(self._left.left_s, self._right.left_s) < 0.1 and min(scene.gaps) > 0.065:
             if scene.tips[1][0] < 0.15:
                 self._right.go(RIGHT_PARK, 0.0, self._speed)
             self._enter(self._reach)
@@ -187,10 +187,10 @@ class Expert:
             self._error = np.zeros(3)
             if self._mistake("grasp", self.style.bad_grasp):
                 if self._rng.random() < 0.5:  # takes hold of the top edge only
-                    self._error[2] = self._rng.uniform(0.014, 0.020)
+                    self._error[2] = self._rng.uniform(0.020, 0.026)
                 else:  # comes down beside it
                     across = self._rng.choice([-1.0, 1.0]) * np.array([-scene.axis[1], scene.axis[0]])
-                    self._error[:2] = self._rng.uniform(0.022, 0.032) * across
+                    self._error[:2] = self._rng.uniform(0.030, 0.040) * across
             self._left.go(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
         self._left.follow(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
         if self._left.left_s < 0.06:
@@ -282,7 +282,7 @@ class Expert:
     def _release(self, scene: Scene) -> None:
         if self._first():
             self._left.grip(1.0, self._speed)
-        if scene.gaps[0] > 0.045:
+        if scene.gaps[0] > 0.06:
             self._enter(self._leave, hesitate=False)
         elif self._since > 1.0:
             self._enter(self._start)
@@ -312,7 +312,7 @@ class Expert:
             self._aside = np.zeros(3)
             if self._mistake("align", self.style.misaligned):
                 angle = self._rng.uniform(0.0, 2 * math.pi)
-                self._aside[1:] = self._rng.uniform(0.018, 0.028) * np.array(
+                self._aside[1:] = self._rng.uniform(0.026, 0.036) * np.array(
                     [math.cos(angle), math.sin(angle)]
                 )
             goal, yaw = self._end_at(scene, scene.mouth + self._aside + np.array([ALIGN_GAP, 0.0, 0.0]))
@@ -356,7 +356,7 @@ class Expert:
             up = scene.tips[1] + _up(0.07)
             self._right.go(up, scene.tip_yaws[1], self._speed)
             self._left.go(LEFT_PARK, 0.0, self._speed)
-        if self._right.left_s < 0.05 and scene.gaps[1] > 0.05:
+        if self._right.left_s < 0.05 and scene.gaps[1] > 0.065:
             if np.linalg.norm(self._right.goal[:3] - spot) > 0.02:
                 self._right.go(spot, scene.yaw, self._speed)
             else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import mujoco
 import numpy as np
 
-from recap_station.sim.arms import ARM_DOF, Unreachable, reach_down
+from recap_station.sim.arms import ARM_DOF, OPENING_M, Unreachable, reach_down
 from recap_station.sim.tasks.handover_insert import (
     GRASP,
     HOLE_DEPTH,
@@ -97,7 +97,7 @@ def _peg(where: str, mouth: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
         return np.array([rng.uniform(-0.2, 0.12), rng.uniform(-0.17, 0.06), PEG_HALF_WIDTH]), yaw, 0.0
     if where == "socket":
         gap = rng.uniform(-0.05, 0.06)
-        aside = 0.008 if gap < 0 else 0.025
+        aside = 0.014 if gap < 0 else 0.025
         off = np.array([PEG_HALF + gap, rng.uniform(-aside, aside), rng.uniform(-aside, aside)])
         return mouth + off, rng.normal(0.0, 0.04), rng.normal(0.0, 0.03)
     return (
@@ -118,7 +118,7 @@ def _tip(
         return (
             center + along * axis + np.array([0, 0, rng.uniform(-0.006, 0.006)]),
             yaw,
-            2 * PEG_HALF_WIDTH / 0.07,
+            2 * PEG_HALF_WIDTH / OPENING_M,
         )
     opening = 1.0 if rng.random() < 0.7 else rng.uniform(0.0, 1.0)
     if rng.random() < 0.5 and where != "socket":

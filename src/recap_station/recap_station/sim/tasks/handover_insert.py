@@ -18,10 +18,10 @@ from recap_station.contract import ContractError, Station, Task
 from recap_station.sim.arms import OPENING_M, Arm, Unreachable, arms_of, reach_down
 
 PEG_HALF = 0.10
-PEG_HALF_WIDTH = 0.012
+PEG_HALF_WIDTH = 0.016
 GRASP = 0.055  # from the peg's centre to where a gripper takes it
 HOLE_Z = 0.09
-HOLE_HALF = 0.021  # 9 mm of play on each side of the peg
+HOLE_HALF = 0.032  # 16 mm of play on each side of the peg
 HOLE_DEPTH = 0.065
 DEEP_ENOUGH = 0.03
 LIFTED_Z = 0.13
@@ -31,11 +31,11 @@ LIFTED_Z = 0.13
 class Dials:
     """Section `sim:` of the task's YAML: where things stand at the start. Metres and radians."""
 
-    peg_x: tuple[float, float] = (-0.16, -0.06)
-    peg_y: tuple[float, float] = (-0.13, -0.02)
-    peg_yaw: tuple[float, float] = (-0.2, 0.2)
+    peg_x: tuple[float, float] = (-0.145, -0.075)
+    peg_y: tuple[float, float] = (-0.115, -0.035)
+    peg_yaw: tuple[float, float] = (-0.15, 0.15)
     socket_x: tuple[float, float] = (-0.075, -0.055)
-    socket_y: tuple[float, float] = (0.11, 0.16)
+    socket_y: tuple[float, float] = (0.12, 0.15)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _between_pads(
     if abs(along) > PEG_HALF + 0.005:
         return False
     off = center + along * axis - tip
-    return abs(off @ frame[:, 1]) < 0.010 and abs(off @ frame[:, 0]) < 0.020
+    return abs(off @ frame[:, 1]) < 0.012 and abs(off @ frame[:, 0]) < 0.024
 
 
 def left_grasp(scene: Scene) -> np.ndarray:
@@ -192,7 +192,7 @@ def can_pick(arm: Arm, scene: Scene) -> bool:
         return False
     grasp = left_grasp(scene)
     near_socket = grasp - scene.mouth + np.array([HOLE_DEPTH / 2, 0.0, 0.0])
-    if abs(near_socket[0]) < HOLE_DEPTH / 2 + 0.03 and abs(near_socket[1]) < HOLE_HALF + 0.012 + 0.05:
+    if abs(near_socket[0]) < HOLE_DEPTH / 2 + 0.03 and abs(near_socket[1]) < HOLE_HALF + PEG_HALF_WIDTH + 0.05:
         return False
     try:
         reach_down(arm, grasp + np.array([0.0, 0.0, 0.08]), scene.yaw, 0.0)
