@@ -167,6 +167,8 @@ class Graph:
 
     def start(self, name: str, module: str = "", code: str = "", **parameters: Any) -> subprocess.Popen:
         """A node's module, or code, as a process; `parameters` become ROS parameters."""
+        if name in self.processes:
+            self.kill(name)  # left over by a test that failed
         words = ["-m", module] if module else ["-c", code]
         given = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
         arguments = ["--ros-args", *given] if given else []
