@@ -44,7 +44,9 @@ class PrefixEmbedding(nn.Module):
             self.image_projection = linear(vision_width, width)
         self.image_count = config.cameras * each
         self.state_count = 1 + dof if config.state == "bins" else 1
-        self.camera = nn.Parameter(torch.randn(config.cameras, each if config.image_tokens else 1, width) * 0.5)
+        self.camera = nn.Parameter(
+            torch.randn(config.cameras, each if config.image_tokens else 1, width) * 0.5
+        )
 
     def images(self, features: Tensor) -> Tensor:
         """(B, cameras, tokens, vision_width) → (B, image_count, width)"""

@@ -189,7 +189,9 @@ class VLA(nn.Module):
         plan = self.expert.plan(seen, seen.sum(2))
 
         if noise is None:
-            noise = torch.randn(len(state), self.config.action_tokens, self.config.prefix.dof, generator=generator)
+            noise = torch.randn(
+                len(state), self.config.action_tokens, self.config.prefix.dof, generator=generator
+            )
         x = noise.to(state)
         for step in range(steps):
             time = torch.full(seen.shape[:2], 1 - step / steps, device=state.device)
