@@ -48,7 +48,7 @@ def programs(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def untrained_policy(folder: Path) -> Path:
-    """A checkpoint of a `tiny` policy that has learnt to write its sub-task, as a real one has, and no more."""
+    """A checkpoint of a `tiny` policy that can write its sub-task, as a real one can, and nothing else."""
     import torch
     from recap_policy.checkpoint import save_policy
     from recap_policy.config import vla_config
