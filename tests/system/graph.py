@@ -22,6 +22,7 @@ from rclpy.node import Node
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode
 from recap_station.contract import load_station
 from recap_station.nodes import qos
+from recap_station.nodes.base import to_ns
 from sensor_msgs.msg import JointState, Joy
 
 from recap_station import topics
@@ -71,6 +72,7 @@ def free_domain() -> int:
 @dataclass(frozen=True)
 class Received:
     received_s: float
+    stamped_s: float
     source: str
     positions: np.ndarray
 
@@ -103,7 +105,8 @@ class World(Node):
 
     def _on_command(self, message: JointState) -> None:
         positions = STATION.vector(message.name, message.position)
-        self.heard.commands.append(Received(time.monotonic(), message.header.frame_id, positions))
+        stamped_s = to_ns(message.header.stamp) / 1e9
+        self.heard.commands.append(Received(time.monotonic(), stamped_s, message.header.frame_id, positions))
         if np.isfinite(positions).all():
             self.position = positions
 

@@ -67,14 +67,13 @@ def test_press_release_and_no_jump(policy: Graph) -> None:
     delays = []
     for _ in range(4):
         world.person = STATION.home + np.where(STATION.is_gripper, 0.0, 0.4)  # the leader is far away
-        pressed_s = time.monotonic()
+        before = len(world.heard.commands)
         world.teleop.publish(world.message(world.person))
+        pressed_s = time.time()
         world.press(True)
         policy.wait(lambda: world.source() == "teleop", 30.0, "the person commands")
-        delays.append(
-            next(c for c in world.heard.commands if c.source == "teleop" and c.received_s > pressed_s)
-        )
-        delays[-1] = delays[-1].received_s - pressed_s
+        first_of_person = next(c for c in world.heard.commands[before:] if c.source == "teleop")
+        delays.append(first_of_person.stamped_s - pressed_s)
         policy.wait(lambda: world.mode() == ControlMode.TELEOP, 30.0, "TELEOP")
         chunks, released = len(world.heard.chunks), len(world.heard.commands)
         world.press(False)
@@ -84,7 +83,7 @@ def test_press_release_and_no_jump(policy: Graph) -> None:
         assert after.index("hold") < after.index("policy")
         fresh = next(c for c in world.heard.commands[released:] if c.source == "policy")
         assert len(world.heard.chunks) > chunks and fresh.received_s > world.heard.chunks[chunks] - 0.1
-    assert np.median(delays) < 0.2
+    assert np.median(delays) < 0.15  # seven ticks: a busy machine's
     assert steps(world.heard.commands[first:]).max() <= 0.0
 
 
