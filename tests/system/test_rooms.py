@@ -63,9 +63,7 @@ def breaches(room: str, source: str, package: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("room", "path"), MODULES, ids=[str(path.relative_to(ROOT)) for _, path in MODULES]
-)
+@pytest.mark.parametrize(("room", "path"), MODULES, ids=[str(path.relative_to(ROOT)) for _, path in MODULES])
 def test_module_keeps_to_its_room(room: str, path: Path) -> None:
     package = ".".join((room, *path.relative_to(ROOMS[room]).parent.parts))
     assert breaches(room, path.read_text(), package) == []
