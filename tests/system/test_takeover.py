@@ -56,9 +56,14 @@ def policy(graph: Graph) -> Iterator[Graph]:
     graph.wait(lambda: graph.world.mode() == ControlMode.HOLD, 60.0, "the arbiter holds")
 
 
-def steps(commands: list[Received]) -> np.ndarray:
-    """Largest excess of a step over the velocity limit, between commands in a row."""
-    return np.array([np.abs(b.positions - a.positions) - LIMIT for a, b in itertools.pairwise(commands)])
+def excess(commands: list[Received]) -> float:
+    """Largest step beyond the velocity limit between commands in a row; a listener kept from running loses
+    some, and what it finds then may have moved for as many ticks as the stamps are apart."""
+    return max(
+        float((np.abs(b.positions - a.positions) - LIMIT * ticks).max())
+        for a, b in itertools.pairwise(commands)
+        for ticks in [max(1, round((b.stamped_s - a.stamped_s) / STATION.step_s))]
+    )
 
 
 def test_press_release_and_no_jump(policy: Graph) -> None:
@@ -84,7 +89,7 @@ def test_press_release_and_no_jump(policy: Graph) -> None:
         fresh = next(c for c in world.heard.commands[released:] if c.source == "policy")
         assert len(world.heard.chunks) > chunks and fresh.received_s > world.heard.chunks[chunks] - 0.1
     assert np.median(delays) < 0.15  # seven ticks: a busy machine's
-    assert steps(world.heard.commands[first:]).max() <= 0.0
+    assert excess(world.heard.commands[first:]) <= 0.0
 
 
 def test_bad_commands_never_reach_the_robot(policy: Graph) -> None:
@@ -100,7 +105,7 @@ def test_bad_commands_never_reach_the_robot(policy: Graph) -> None:
     commands = world.heard.commands[first:]
     assert all(np.isfinite(command.positions).all() for command in commands)
     assert all(np.all((c.positions <= STATION.upper) & (c.positions >= STATION.lower)) for c in commands)
-    assert steps(commands).max() <= 0.0
+    assert excess(commands) <= 0.0
     assert "unknown joint 'right_griper', did you mean 'right_gripper'?" in policy.log("arbiter")
 
 
