@@ -42,7 +42,7 @@ rclpy.init()
 node = rclpy.create_node("policy")
 commands = node.create_publisher(JointState, "policy/joint_command", qos.COMMAND)
 chunks = node.create_publisher(ActionChunk, "policy/action_chunk", qos.EVENT)
-state = {"mode": None, "until": 0.0, "seen": None}
+state = {"mode": None, "until": 0.0, "seen": node.get_clock().now()}
 def on_mode(message):
     if message.mode == ControlMode.HANDOVER != state["mode"]:
         state.update(until=time.monotonic() + 0.1, seen=node.get_clock().now())
