@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from recap_station.files import replace_file
-
 from recap.report import attempts, control, data, learning, page, result
 from recap.report.run import Run
+from recap_station.files import replace_file
 
 _SECTIONS = (
     ("Result", "Is the RECAP policy better?", result.show),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 
 import numpy as np
-from recap_learner.episodes import Episode
 
 from recap.report import figures, page
 from recap.report.attempt_figure import NEGATIVE, TREND_COLOR, Attempt, draw_attempt
 from recap.report.result import REASONS
 from recap.report.run import EpisodeLabels, Missing, Run
+from recap_learner.episodes import Episode
 
 PICTURES = 10  # in a camera strip
 _FORCED = f"repeating-linear-gradient(45deg,{figures.GREEN} 0 3px,#fff 3px 4px)"

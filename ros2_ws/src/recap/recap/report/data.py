@@ -35,7 +35,10 @@ _LABELLED_BY = {
 
 def show(run: Run) -> str:
     return (
-        page.pair(page.part(lambda: _demonstrations(run)), page.part(lambda: _rollouts(run)))
+        page.pair(
+            page.part(lambda: _demonstrations(run)) + page.part(lambda: _vision(run)),
+            page.part(lambda: _rollouts(run)),
+        )
         + page.part(lambda: _training(run))
         + page.pair(page.part(lambda: _seconds(run)), page.part(lambda: _lineage(run)) + _settings(run))
     )
@@ -53,14 +56,22 @@ def _demonstrations(run: Run) -> str:
         for name, p in [*found.get("by_style", {}).items(), ("all", found)]
     ]
     heads = ("style of the scripted expert", "attempts", "success", "mean time of a success")
-    shown = "<h3>Demonstrations</h3>" + page.table(heads, rows, frozenset({1, 2, 3}))
-    error = (run.summary.get("vision") or {}).get("median_error_m")
-    if error is not None:
-        shown += page.remark(
-            "The vision tower, pre-trained on rendered scenes, places what matters to within "
-            f"<b>{1000 * error:.1f} mm</b> (median, in scenes it had not seen)."
-        )
-    return shown
+    return "<h3>Demonstrations</h3>" + page.table(heads, rows, frozenset({1, 2, 3}))
+
+
+def _vision(run: Run) -> str:
+    errors = run.need("vision", "median_error_m")
+    bars = [
+        (point.replace("_", " "), 1000 * error, figures.SKY, f"{1000 * error:.1f} mm")
+        for point, error in errors.items()
+    ]
+    return page.picture(
+        figures.bars(bars, "median error [mm]"),
+        "Bars of the vision tower's median error by point",
+        "The vision tower was pre-trained on rendered scenes to say where these points are; this is how far "
+        "off it is in scenes that it had not seen.",
+        "What the vision tower sees",
+    )
 
 
 def _rollouts(run: Run) -> str:

@@ -214,7 +214,7 @@ def advantages(
     fig = Figure((HALF, 3.6), layout="constrained")
     axis = fig.add_subplot()
     pooled = np.concatenate(list(groups.values())) * seconds
-    low, high = np.quantile(pooled, [0.005, 0.995])
+    low, high = np.quantile(pooled, [0.02, 0.98])
     low, high = min(low, threshold * seconds), max(high, threshold * seconds)
     room = max(0.05 * (high - low), 1e-3)
     edges = np.linspace(low - room, high + room, 61)

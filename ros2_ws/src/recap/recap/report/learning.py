@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from recap_learner.episodes import Episode
-from recap_learner.returns import monte_carlo_returns
 
 from recap.report import figures, page
 from recap.report.run import Missing, Run
+from recap_learner.episodes import Episode
+from recap_learner.returns import monte_carlo_returns
 
 # Entries of recap_learner.gates.ValueReport: (key, question, meaning).
 _GATES = (
@@ -112,13 +112,14 @@ def _histogram(run: Run, groups: dict[str, tuple[np.ndarray, np.ndarray]], thres
     for name, (advantage, _) in groups.items():
         kind = name.split(":")[0]
         merged[kind] = np.concatenate([merged.get(kind, advantage[:0]), advantage])
+    seconds = f"{threshold * run.value_seconds:+.2f}".replace("-", "−")
     drawn = {kind: advantage for kind, advantage in merged.items() if len(advantage)}
     return page.picture(
         figures.advantages(drawn, threshold, run.value_seconds, _COLORS),
         "Histogram of advantages with the threshold",
-        f"The line is the threshold, {threshold * run.value_seconds:+.2f} s. Right of it: faster or safer "
-        "than expected; far left: a mistake. To fail costs as much as a whole attempt's time. The outermost "
-        "bars hold all that lies beyond.",
+        "Above zero, things went better than expected; far left is a mistake. The line is the threshold, "
+        f"{seconds} s. To fail costs as much as a whole attempt's time. The outermost bars hold all that "
+        "lies beyond.",
         "Advantage of every tick",
     )
 

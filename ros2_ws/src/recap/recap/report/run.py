@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+
 from recap_learner.episodes import SUFFIX, Episode, load_episode, read_images
 from recap_learner.returns import Normalizer
+from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.cdr import deserialize, stamp_ns
-
-from recap_station import topics
 
 # Records of the stages (recap.stages) → where summary.json holds their results.
 _FROM_STAGES = {
@@ -31,6 +31,15 @@ _FROM_STAGES = {
     "live": ("live",),
     "rollouts": ("rollouts",),
     "evaluate": ("policies",),
+}
+
+# What results are called in the report.
+_RESULTS = {
+    "policies": "the evaluation of both policies",
+    "comparison": "the comparison of both policies",
+    "value": "a value function",
+    "demonstrations": "the demonstrations",
+    "vision": "the vision tower",
 }
 
 
@@ -63,7 +72,7 @@ class Run:
         found: Any = self.summary
         for key in keys:
             if not isinstance(found, dict) or found.get(key) is None:
-                raise Missing(f"The run has not recorded “{' / '.join(keys)}” yet.")
+                raise Missing(f"Not there yet: {_RESULTS.get(keys[0], keys[0])}.")
             found = found[key]
         return found
 
