@@ -11,6 +11,7 @@ import argparse
 import json
 
 import numpy as np
+
 from recap_station.contract import load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import SLOPPY, STYLES, Expert, Style

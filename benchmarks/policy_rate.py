@@ -50,6 +50,7 @@ def programs(*commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
 def untrained_policy(folder: Path) -> Path:
     """A checkpoint of a `tiny` policy that can write its sub-task, as a real one can, and nothing else."""
     import torch
+
     from recap_policy.checkpoint import save_policy
     from recap_policy.config import vla_config
     from recap_policy.tokens import Tokenizer
@@ -88,11 +89,11 @@ def listen(seconds: float, nodes: list[subprocess.Popen[bytes]]) -> dict[str, fl
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.executors import SingleThreadedExecutor
     from recap_interfaces.msg import ActionChunk
-    from recap_station.nodes import qos
-    from recap_station.nodes.base import claim_realtime
     from sensor_msgs.msg import JointState
 
     from recap_station import topics
+    from recap_station.nodes import qos
+    from recap_station.nodes.base import claim_realtime
 
     rclpy.init()
     node = rclpy.create_node("policy_rate")

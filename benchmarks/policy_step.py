@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+
 from recap_policy.config import vla_config
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA, Batch

@@ -21,10 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import psutil
-from recap_station.bags import BagReader
-from recap_station.contract import load_station
 
 from recap_station import topics
+from recap_station.bags import BagReader
+from recap_station.contract import load_station
 
 STATION = load_station("aloha")
 STATES = (topics.JOINT_STATES, topics.JOINT_COMMAND, topics.POLICY_COMMAND, topics.TELEOP_COMMAND)
@@ -43,8 +43,9 @@ def publish(domain: int, seconds: float, result: multiprocessing.Queue) -> None:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from recap_interfaces.msg import ControlMode, Episode
-    from recap_station.nodes import qos
     from sensor_msgs.msg import CompressedImage, JointState
+
+    from recap_station.nodes import qos
 
     rclpy.init(args=[], domain_id=domain)
     node = rclpy.create_node("publisher")

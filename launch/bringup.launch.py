@@ -10,9 +10,9 @@ from __future__ import annotations
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from recap import bringup
 
 from launch import LaunchContext, LaunchDescription
+from recap import bringup
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -1,4 +1,4 @@
-"""Package `recap_policy`: The vision-language-action policy, its sampler, its inference process and the 50 Hz policy node."""
+"""Package `recap_policy`: The vision-language-action policy, its inference process and its 50 Hz node."""
 
 from setuptools import find_packages, setup
 
@@ -13,7 +13,7 @@ setup(
     install_requires=["setuptools"],
     zip_safe=False,
     license="Apache-2.0",
-    description="The vision-language-action policy, its sampler, its inference process and the 50 Hz policy node.",
+    description="The vision-language-action policy, its inference process and its 50 Hz node.",
     entry_points={
         "console_scripts": [
             "policy_node = recap_policy.nodes.policy_node:main",

@@ -45,7 +45,8 @@ def make_bag(folder: Path, outcome: str = "success", source: str = "rollout", ga
                 writer.write(topics.TELEOP_COMMAND, now, joint_state(now, names, [0.5] * dof))
             if tick % 5 == 0:
                 for camera in STATION.camera_names:
-                    writer.write(topics.image_topic(camera), now, compressed_image(now, picture(tick), camera))
+                    image = compressed_image(now, picture(tick), camera)
+                    writer.write(topics.image_topic(camera), now, image)
                 truth = serialize(topics.TRUTH_TYPE, stamp_ns=now, stage="reach" if tick < 50 else "lift")
                 writer.write(topics.SIM_TRUTH, now, truth)
         metadata = {
@@ -82,7 +83,7 @@ def test_images_stay_in_the_bag_and_are_found_from_the_ticks(tmp_path):
     camera = STATION.camera_names[1]
     index = episode.image[camera]
     np.testing.assert_array_equal(index, np.arange(TICKS) // 5)
-    shown = [int(round(image.mean())) for image in read_images(bag, camera, index[[0, 50, 99]])]
+    shown = [round(image.mean()) for image in read_images(bag, camera, index[[0, 50, 99]])]
     assert shown == [0, 100, 190]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, save_labels
 from recap_learner.returns import Normalizer
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 
 NORM = Normalizer(max_steps=200)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from recap_learner.statistics import auc, throughput_interval, throughput_per_hour, wilson_interval
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from recap_policy.checkpoint import (
     CheckpointError,
     load_policy,

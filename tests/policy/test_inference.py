@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from recap_policy.checkpoint import save_policy
 from recap_policy.config import vla_config
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from recap_policy.chunks import Chunk, ChunkBuffer
 from recap_policy.config import value_config, vla_config
 from recap_policy.normalize import ActionCodec, StateNormalizer, dct_matrix

@@ -23,16 +23,16 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode  # noqa: E402
 from recap_interfaces.srv import LoadPolicy  # noqa: E402
+from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
+
 from recap_policy.checkpoint import read, save_policy  # noqa: E402
 from recap_policy.config import vla_config  # noqa: E402
 from recap_policy.nodes.policy_node import PolicyNode  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402
+from recap_station import topics  # noqa: E402
 from recap_station.contract import load_station  # noqa: E402
 from recap_station.nodes import qos  # noqa: E402
 from recap_station.nodes.base import WARN, to_ns, to_time  # noqa: E402
-from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
-
-from recap_station import topics  # noqa: E402
 
 STATION = load_station("aloha")
 JPEG = cv2.imencode(".jpg", np.full((96, 96, 3), 128, np.uint8))[1].tobytes()

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from recap_policy.backbone import prefix_mask, token_positions
 from recap_policy.config import VLAConfig, vla_config
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA, Batch, drop_indicator
-from torch import Tensor
 
 WORDS = Tokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
 

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
+from rosbags.highlevel import AnyReader
+
+from recap_station import topics
 from recap_station.bags import (
     BagError,
     BagReader,
@@ -24,9 +27,6 @@ from recap_station.bags import (
 )
 from recap_station.cdr import stamp_ns
 from recap_station.contract import ContractError, load_station
-from rosbags.highlevel import AnyReader
-
-from recap_station import topics
 
 STATION = load_station("aloha")
 RECORDED = topics.recorded_topics(STATION)

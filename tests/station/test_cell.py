@@ -4,6 +4,7 @@ from multiprocessing import get_context
 import mujoco
 import numpy as np
 import pytest
+
 from recap_station.contract import Camera, ContractError, load_station, load_task
 from recap_station.sim.arms import Unreachable, arms_of, reach_down
 from recap_station.sim.cell import Cell

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from recap_station.contract import ContractError, Station, Task, load_station, load_task
 
 

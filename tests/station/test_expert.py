@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from recap_station.contract import load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import FAILING, FAST, SLOPPY, Expert, Style

@@ -16,12 +16,12 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from recap_interfaces.msg import SimTruth  # noqa: E402
 from recap_interfaces.srv import ResetCell  # noqa: E402
-from recap_station.contract import ContractError, load_station  # noqa: E402
-from recap_station.nodes import qos  # noqa: E402
-from recap_station.nodes.station_node import RESET_GRACE_S, StationNode  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 
 from recap_station import topics  # noqa: E402
+from recap_station.contract import ContractError, load_station  # noqa: E402
+from recap_station.nodes import qos  # noqa: E402
+from recap_station.nodes.station_node import RESET_GRACE_S, StationNode  # noqa: E402
 
 STATION = load_station("aloha")
 

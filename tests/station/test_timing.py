@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from recap_station.timing import TickStatistics
 
 MS = 1_000_000

@@ -20,12 +20,12 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode
-from recap_station.contract import load_station
-from recap_station.nodes import qos
-from recap_station.nodes.base import to_ns
 from sensor_msgs.msg import JointState, Joy
 
 from recap_station import topics
+from recap_station.contract import load_station
+from recap_station.nodes import qos
+from recap_station.nodes.base import to_ns
 
 STATION = load_station("aloha")
 NAMES = list(STATION.joint_names)

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
 from recap import bringup, processes
 from recap.bringup import ContractError, NodeSpec, PlannedNode, UsageError
 from recap.doctor import has_launch

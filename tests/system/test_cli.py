@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from recap.cli import app
 
 VERBS = sorted(c.name or c.callback.__name__ for c in app.registered_commands if c.callback)

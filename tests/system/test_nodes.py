@@ -14,9 +14,10 @@ pytest.importorskip("recap_interfaces.msg")
 from diagnostic_msgs.msg import DiagnosticArray
 from graph import Graph
 from lifecycle_msgs.srv import ChangeState, GetState
-from recap_station.nodes import qos
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
+
+from recap_station.nodes import qos
 
 FRAGILE = """
 from recap_station.nodes.base import OK, Param, RecapNode, Status, run

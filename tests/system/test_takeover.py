@@ -22,9 +22,9 @@ pytest.importorskip("recap_interfaces.msg")
 
 from graph import NAMES, POLICY, STATION, Graph, Received
 from recap_interfaces.msg import ControlMode, Episode
-from recap_station.bags import BagReader, deserialize
 
 from recap_station import topics
+from recap_station.bags import BagReader, deserialize
 
 LIMIT = STATION.max_velocity * STATION.step_s + 1e-9
 

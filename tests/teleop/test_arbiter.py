@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recap_station.contract import load_station
 from recap_teleop.arbiter import Arbiter, ArbiterSettings, Command
 from recap_teleop.modes import Event, Mode, State

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from recap_station.cdr import typestore
 from recap_station.contract import load_task
 from recap_teleop.episode import RELABEL_S, EpisodeControl, EpisodeError, Outcome, Phase, episode_id

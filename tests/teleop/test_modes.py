@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from recap_teleop.modes import TABLE, Event, Mode, State, next_state
 
 EVENTS = st.lists(st.sampled_from(Event), max_size=40)

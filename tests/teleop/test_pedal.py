@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import evdev
 import pytest
 from evdev import ecodes
+
 from recap_station.contract import ContractError
 from recap_teleop.pedal import EvdevPedal, KeyboardPedal, PedalLost, open_pedal
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from recap_station import topics
 from recap_station.bags import BagReader, amend_metadata, joint_state
 from recap_station.contract import ContractError, Station, load_station
 from recap_teleop.recorder import EpisodeRecorder
-
-from recap_station import topics
 
 STATION = load_station("aloha")
 

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from recap_station import topics
 from recap_station.bags import BagError, BagReader, deserialize
 from recap_station.contract import Station, Task
 from recap_station.files import replace_file
 from recap_station.ticks import STALE_S, age_s, hold, tick_times
-
-from recap_station import topics
 
 SUFFIX = ".episode.parquet"
 EPISODE_RUNNING = 1  # recap_interfaces/msg/Episode.RUNNING

@@ -12,15 +12,17 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from recap_policy.checkpoint import load_vision, vision_identity
-from recap_station.files import replace_file
 
 from recap_learner.episodes import Episode, load_episode, read_images
+from recap_policy.checkpoint import load_vision, vision_identity
+from recap_policy.vision import VisionTower
+from recap_station.files import replace_file
 
 FRAME_HZ = 10.0
 HORIZON = 50  # ticks of a chunk
@@ -144,10 +146,14 @@ def _cache(folder: Path, file: Path) -> Path:
     return folder / f"{file.name.split('.')[0]}.{key}.npy"
 
 
+_tower: VisionTower
+_folder: Path
+
+
 def _start_worker(vision: str, folder: str) -> None:
+    global _tower, _folder
     os.nice(5)
     torch.set_num_threads(1)
-    global _tower, _folder
     _tower = load_vision(Path(vision))
     _folder = Path(folder)
 
@@ -167,10 +173,10 @@ def _encode_shard(files: list[str]) -> int:
             tokens = [_tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
             by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
         stacked = np.stack(by_camera, axis=1)
-        replace_file(_cache(_folder, file), lambda temporary, data=stacked: _save(temporary, data))
+        replace_file(_cache(_folder, file), partial(_save, stacked))
     return len(files)
 
 
-def _save(path: Path, data: np.ndarray) -> None:
+def _save(data: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, data)

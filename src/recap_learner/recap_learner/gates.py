@@ -42,7 +42,7 @@ class ValueReport:
             if not np.isnan(found) and found < least
         ]
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         return {k: (None if isinstance(v, float) and np.isnan(v) else v) for k, v in asdict(self).items()}
 
 

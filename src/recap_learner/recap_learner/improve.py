@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recap_station.files import write_json
-
 from recap_learner.iteration import fit_policy, fit_value, gather_frames, make_labels
 from recap_learner.labels import LabelRule
 from recap_learner.policy_training import PolicyTraining
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining
+from recap_station.files import write_json
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recap_station.files import replace_file
 
 from recap_learner.episodes import EpisodeInfo, convert_bags
 from recap_learner.frames import Frames, load_frames
@@ -22,6 +21,7 @@ from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator
 from recap_learner.policy_training import PolicyTraining, train_policy
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining, normalizer, train_value
+from recap_station.files import replace_file
 
 
 def gather_frames(

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from recap_station.files import replace_file
 
 from recap_learner.returns import Normalizer, n_step_advantages
+from recap_station.files import replace_file
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from recap_learner.frames import Frames
+from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA, Batch
-
-from recap_learner.frames import Frames
-from recap_learner.training import Progress, Schedule, fit
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from recap_station.files import replace_file, write_json
 from torch import nn
+
+from recap_station.files import replace_file, write_json
 
 Progress = Callable[[float, str], None]
 
@@ -85,7 +87,8 @@ def fit(
         # The average starts fresh: early on it follows closely, later slowly.
         decay = min(schedule.average, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1.0 - decay)
+            for mean, parameter in zip(average, parameters, strict=True):
+                mean.lerp_(parameter, 1.0 - decay)
         if step % 20 == 0 or step == schedule.steps - 1:
             log.append({"step": step, **{k: float(v.detach()) for k, v in losses.items()}})
             if progress:
@@ -101,7 +104,7 @@ def fit(
                 "step": step + 1,
                 "log": json.dumps(log),
             }
-            replace_file(save, lambda temporary, state=state: torch.save(state, temporary))
+            replace_file(save, partial(torch.save, state))
             saved = time.monotonic()
     if schedule.average:
         with torch.no_grad():

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recap_policy.checkpoint import load_value, save_value
-from recap_policy.config import value_config
-from recap_policy.tokens import Tokenizer
-from recap_policy.value import ValueModel
 
 from recap_learner.frames import Frames
 from recap_learner.gates import ValueReport, judge_value
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.training import Progress, Schedule, fit
+from recap_policy.checkpoint import load_value, save_value
+from recap_policy.config import value_config
+from recap_policy.tokens import Tokenizer
+from recap_policy.value import ValueModel
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import save_vision
 from recap_policy.config import vla_config
 from recap_policy.vision import LocalizeHead, VisionTower
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.files import replace_file
 from recap_station.sim.cell import Cell
-
-from recap_learner.training import Progress, Schedule, fit
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _render_all(
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, names=names, **merged)
+            np.savez(file, names=names, **merged)  # type: ignore[arg-type]
 
     replace_file(out, save)
 

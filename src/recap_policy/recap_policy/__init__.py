@@ -1,1 +1,1 @@
-"""The vision-language-action policy, its sampler, its inference process and the 50 Hz policy node."""
+"""The vision-language-action policy, its inference process and its 50 Hz node."""

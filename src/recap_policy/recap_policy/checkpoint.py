@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
-from recap_station.contract import Station
 from torch import Tensor, nn
 
 from recap_policy.config import (
@@ -32,6 +31,7 @@ from recap_policy.tokens import Tokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA
+from recap_station.contract import Station
 
 FORMAT = 1
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"

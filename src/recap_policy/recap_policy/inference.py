@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 import numpy as np
-from recap_station.contract import ContractError, Station
 
 from recap_policy.chunks import Chunk
+from recap_station.contract import ContractError, Station
 
 if TYPE_CHECKING:
     from recap_policy.runtime import Policy

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recap_station.contract import ContractError, Station
 
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Chunk
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
+from recap_station.contract import ContractError, Station
 
 
 class ObservationError(ContractError):

@@ -216,9 +216,8 @@ def _load(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], Path]:
         known = {p.stem: p for folder in reversed(config_folders()) for p in (folder / kind).glob("*.yaml")}
         if str(name_or_path) not in known:
             have = ", ".join(sorted(known)) or "none"
-            raise ContractError(
-                f"no {kind[:-1]} {str(name_or_path)!r}{_nearest(str(name_or_path), known)} (there are: {have})"
-            )
+            hint = _nearest(str(name_or_path), known)
+            raise ContractError(f"no {kind[:-1]} {str(name_or_path)!r}{hint} (there are: {have})")
         path = known[str(name_or_path)]
     try:
         data = yaml.safe_load(path.read_text())

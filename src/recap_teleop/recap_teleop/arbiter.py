@@ -17,8 +17,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from recap_station.contract import Station
 
+from recap_station.contract import Station
 from recap_teleop.handover import STYLES, Clutch, slew
 from recap_teleop.modes import Event, Mode, State, next_state
 

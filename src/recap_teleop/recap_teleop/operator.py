@@ -10,11 +10,19 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+
 from recap_station.contract import Station, Task
 from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style
 from recap_station.sim.model import build_model
-from recap_station.sim.tasks.handover_insert import GRASP, HOLE_HALF, PEG_HALF_WIDTH, Scene, SceneReader, left_grasp
+from recap_station.sim.tasks.handover_insert import (
+    GRASP,
+    HOLE_HALF,
+    PEG_HALF_WIDTH,
+    Scene,
+    SceneReader,
+    left_grasp,
+)
 
 PROGRESS_M = 0.01  # less than this nearer to the stage's goal is no progress
 

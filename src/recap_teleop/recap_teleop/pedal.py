@@ -19,6 +19,7 @@ from typing import Protocol
 
 import evdev
 from evdev import ecodes
+
 from recap_station.contract import ContractError
 
 

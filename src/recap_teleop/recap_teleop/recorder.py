@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.contract import ContractError, Station
-
-from recap_station import topics
 
 OUTCOMES = ("unknown", "success", "failure", "discarded")  # in the order of Episode.msg
 

@@ -182,10 +182,9 @@ def collect(
 
     Example: `./recap collect --attempts 20 --style sloppy --bags bags`
     """
+    from recap.rollout import Rollouts, run_attempts, summarize
     from recap_station.contract import ContractError
     from recap_station.sim.expert import STYLES
-
-    from recap.rollout import Rollouts, run_attempts, summarize
 
     if style not in STYLES:
         raise ContractError(f"style: wanted {', '.join(STYLES)}, found {style!r}")
@@ -230,9 +229,8 @@ def evaluate(
 
     Example: `./recap eval runs/demo/iteration_01/policy --attempts 100`
     """
-    from recap_station.contract import ContractError
-
     from recap.rollout import Rollouts, run_attempts, summarize
+    from recap_station.contract import ContractError
 
     if not checkpoint.is_dir():
         raise ContractError(f"checkpoint {str(checkpoint)!r}: wanted the folder of a policy, found none")

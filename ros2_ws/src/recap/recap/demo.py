@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recap_station.files import write_json
 from rich.console import Console
 
 from recap.live import run_live
 from recap.rollout import Rollouts, load_attempts, run_attempts, save_attempts, summarize
 from recap.stages import Report, Runner, Stage, code_version
+from recap_station.files import write_json
 
 # Ranges of start-state seeds; evaluation seeds are used for nothing else.
 DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
@@ -33,9 +33,7 @@ class DemoConfig:
     task: str = "handover_insert"
     seed: int = 1
     demonstrations: int = 180
-    styles: dict[str, float] = field(
-        default_factory=lambda: {"fast": 0.45, "slow": 0.3, "sloppy": 0.25}
-    )
+    styles: dict[str, float] = field(default_factory=lambda: {"fast": 0.45, "slow": 0.3, "sloppy": 0.25})
     scenes: int = 4000
     vision_steps: int = 900
     value_steps: int = 400
@@ -90,9 +88,23 @@ class _Demo:
         c = self.config
         world = [c.station, c.task, c.seed]
         return [
-            Stage("demonstrations", "Demonstrations", [world, c.demonstrations, c.styles], (), self.demonstrate, 100),
+            Stage(
+                "demonstrations",
+                "Demonstrations",
+                [world, c.demonstrations, c.styles],
+                (),
+                self.demonstrate,
+                100,
+            ),
             Stage("vision", "Vision pre-training", [world, c.scenes, c.vision_steps], (), self.see, 110),
-            Stage("episodes", "Demonstrations to episodes", [], ("demonstrations", "vision"), self.convert_demos, 40),
+            Stage(
+                "episodes",
+                "Demonstrations to episodes",
+                [],
+                ("demonstrations", "vision"),
+                self.convert_demos,
+                40,
+            ),
             Stage("pretrain_value", "Pre-train value", c.value_steps, ("episodes",), self.pretrain_value, 40),
             Stage(
                 "pretrain_policy",
@@ -102,7 +114,9 @@ class _Demo:
                 self.pretrain_policy,
                 160,
             ),
-            Stage("sft", "Supervised policy (SFT)", c.finetune_steps, ("pretrain_policy",), self.finetune, 160),
+            Stage(
+                "sft", "Supervised policy (SFT)", c.finetune_steps, ("pretrain_policy",), self.finetune, 160
+            ),
             Stage("live", "Live attempts over ROS 2", c.live_attempts, ("sft",), self.live, 130),
             Stage(
                 "rollouts",
@@ -165,9 +179,7 @@ class _Demo:
         from recap_learner.iteration import fit_value
 
         frames = self._frames([self.run / "demonstrations"])
-        return fit_value(
-            frames, self.pretrain, None, self._value_training(), self.config.seed, report
-        )
+        return fit_value(frames, self.pretrain, None, self._value_training(), self.config.seed, report)
 
     def pretrain_policy(self, report: Report) -> dict[str, Any]:
         from recap_learner.iteration import fit_policy, make_labels
@@ -245,15 +257,11 @@ class _Demo:
         c = self.config
         frames = self._frames(self._all_bags())
         rule = LabelRule(lookahead=c.lookahead, positive_fraction=c.positive)
-        labels = make_labels(
-            frames, self.first, rule, judged_by=lambda info: info.source == "rollout"
-        )
+        labels = make_labels(frames, self.first, rule, judged_by=lambda info: info.source == "rollout")
         how = self._policy_training(c.finetune_steps)
         return {
             "labels": labels,
-            **fit_policy(
-                frames, self.first, self.pretrain / "policy", self.vision, how, c.seed + 1, report
-            ),
+            **fit_policy(frames, self.first, self.pretrain / "policy", self.vision, how, c.seed + 1, report),
         }
 
     def evaluate(self, report: Report) -> dict[str, Any]:
@@ -359,7 +367,8 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
     lines.append(compare["verdict"])
     lines.append(
         f"Live over ROS 2: {live['attempts']} attempts, {live['takeovers']} takeovers, "
-        f"{live['rate_hz']:.2f} Hz, period p99 {live['period_p99_ms']:.1f} ms, {live['missed_ticks']} missed ticks"
+        f"{live['rate_hz']:.2f} Hz, period p99 {live['period_p99_ms']:.1f} ms, "
+        f"{live['missed_ticks']} missed ticks"
     )
     return lines
 

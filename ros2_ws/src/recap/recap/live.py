@@ -48,7 +48,7 @@ def run_live(
     }
     if value_checkpoint is not None:
         arguments["value_checkpoint"] = value_checkpoint.resolve()
-    up = [sys.executable, "-m", "recap.cli", "up", *(f"{k}:={v}" for k, v in arguments.items())]
+    up = [sys.executable, "-m", "recap", "up", *(f"{k}:={v}" for k, v in arguments.items())]
     client = [
         *(sys.executable, "-m", "recap.nodes.attempts_node"),
         *("--attempts", str(attempts), "--seed", str(seed), "--out", str(found)),

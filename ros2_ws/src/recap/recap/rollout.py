@@ -18,6 +18,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.sim.cell import Cell
@@ -27,8 +29,6 @@ from recap_teleop.episode import episode_id
 from recap_teleop.modes import Mode
 from recap_teleop.operator import Operator
 from recap_teleop.recorder import EpisodeRecorder
-
-from recap_station import topics
 
 JPEG_QUALITY = 90
 
@@ -315,6 +315,7 @@ def summarize(attempts: Sequence[Attempt]) -> dict[str, Any]:
     from recap_learner.statistics import throughput_interval, throughput_per_hour, wilson_interval
 
     won, times = [a.success for a in attempts], [a.duration_s for a in attempts]
+    won_s = [a.duration_s for a in attempts if a.success]
     reasons = [a.reason for a in attempts]
     return {
         "attempts": len(attempts),
@@ -323,7 +324,7 @@ def summarize(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "success_ci95": wilson_interval(sum(won), len(attempts)),
         "throughput_per_hour": throughput_per_hour(won, times),
         "throughput_ci95": throughput_interval(won, times),
-        "mean_success_s": float(np.mean([t for t, w in zip(times, won, strict=True) if w])) if any(won) else None,
+        "mean_success_s": float(np.mean(won_s)) if won_s else None,
         "reasons": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
         "takeovers": sum(a.takeovers for a in attempts),
         "correction_share": float(np.mean([a.correction for a in attempts])),

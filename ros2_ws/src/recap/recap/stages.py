@@ -1,4 +1,4 @@
-"""A run as a list of stages: each leaves a record, is skipped when its record still fits, and can be resumed."""
+"""A run as a list of stages: each leaves a record and is skipped when its record still fits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recap_station.files import write_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from recap_station.files import write_json
 
 Report = Callable[[float, str], None]
 

@@ -21,6 +21,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 from recap_interfaces.action import Train
 from recap_interfaces.srv import LoadPolicy, StartTraining
+
 from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, run
 
 STOP_S = 5.0

@@ -17,14 +17,14 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimate
 from recap_interfaces.srv import LoadPolicy
-from recap_station.contract import ContractError
-from recap_station.nodes import qos
-from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
 from sensor_msgs.msg import CompressedImage, JointState
 
 from recap_policy.chunks import ChunkBuffer
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
 from recap_station import topics
+from recap_station.contract import ContractError
+from recap_station.nodes import qos
+from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
 
 RESTART_AFTER_S = 1.0
 

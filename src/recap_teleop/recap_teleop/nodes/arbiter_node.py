@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode
-from recap_station.contract import ContractError
-from recap_station.nodes import qos
-from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_ns
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
 from recap_station import topics
+from recap_station.contract import ContractError
+from recap_station.nodes import qos
+from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_ns
 from recap_teleop.arbiter import Arbiter, ArbiterSettings
 from recap_teleop.modes import Event, Mode
 

@@ -12,12 +12,12 @@ from rclpy.task import Future
 from recap_interfaces.msg import ActionChunk, SimTruth
 from recap_interfaces.msg import Episode as EpisodeMessage
 from recap_interfaces.srv import EndEpisode, ResetCell, StartEpisode
-from recap_station.contract import load_task
-from recap_station.nodes import qos
-from recap_station.nodes.base import OK, STEADY, Param, RecapNode, Status, run, to_ns
 from sensor_msgs.msg import JointState
 
 from recap_station import topics
+from recap_station.contract import load_task
+from recap_station.nodes import qos
+from recap_station.nodes.base import OK, STEADY, Param, RecapNode, Status, run, to_ns
 from recap_teleop.episode import EpisodeControl, EpisodeError, Outcome, Phase, episode_id
 
 STILL = 0.004  # rad between two joint states: slower is standing still

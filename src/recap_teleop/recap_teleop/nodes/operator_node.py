@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import numpy as np
 from recap_interfaces.msg import Episode, SimTruth
-from recap_station.nodes import qos
-from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns
-from recap_station.sim.cell import Truth
 from sensor_msgs.msg import JointState, Joy
 
 from recap_station import topics
+from recap_station.nodes import qos
+from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns
+from recap_station.sim.cell import Truth
 from recap_teleop.operator import Operator
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from recap_station.contract import ContractError
-from recap_station.nodes import qos
-from recap_station.nodes.base import ERROR, OK, Param, RecapNode, Status, run
 from sensor_msgs.msg import Joy
 
 from recap_station import topics
+from recap_station.contract import ContractError
+from recap_station.nodes import qos
+from recap_station.nodes.base import ERROR, OK, Param, RecapNode, Status, run
 from recap_teleop.pedal import Pedal, PedalLost, open_pedal
 
 RETRY_S = 1.0

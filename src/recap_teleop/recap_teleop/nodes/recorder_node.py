@@ -14,13 +14,13 @@ from typing import Any
 from rclpy.serialization import deserialize_message
 from recap_interfaces.msg import Episode
 from recap_interfaces.srv import EndEpisode
+
+from recap_station import topics
 from recap_station.bags import amend_metadata
 from recap_station.cdr import definition
 from recap_station.contract import load_task
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, message_type, run
-
-from recap_station import topics
 from recap_teleop.recorder import OUTCOMES, EpisodeRecorder
 
 

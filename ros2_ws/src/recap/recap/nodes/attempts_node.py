@@ -22,11 +22,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from recap_interfaces.msg import ControlMode, Episode
 from recap_interfaces.srv import StartEpisode
-from recap_station.nodes import qos
-from recap_station.nodes.base import claim_realtime, to_ns
 from sensor_msgs.msg import JointState, Joy
 
 from recap_station import topics
+from recap_station.nodes import qos
+from recap_station.nodes.base import claim_realtime, to_ns
 
 PERIOD_S = 0.02
 OUTCOMES = {Episode.SUCCESS: "success", Episode.FAILURE: "failure", Episode.DISCARDED: "discarded"}

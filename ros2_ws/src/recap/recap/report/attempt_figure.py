@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,7 +72,8 @@ def draw_attempt(a: Attempt) -> Figure:
     gaps = [0.3 if a.correction.any() else 0.05, 0.08, 0.1, 0.06]
     total = sum(heights) + sum(gaps) + 0.5
     fig = Figure((WIDE, total))
-    axes, top = [], total
+    axes: list[Any] = []  # None in place of a strip without height
+    top = total
     for gap, height in zip(gaps, heights, strict=True):
         top -= gap + height
         box = (left / WIDE, top / total, width / WIDE, height / total)

@@ -24,8 +24,9 @@ _MEASURES = (
 
 def show(run: Run) -> str:
     return page.pair(
-        page.part(lambda: _measured(run.live_log())) + page.part(lambda: _attempts(run.live_log())),
-        page.part(lambda: _periods(run)),
+        page.part(lambda: _measured(run.live_log()), "Rate and periods")
+        + page.part(lambda: _attempts(run.live_log()), "Live attempts"),
+        page.part(lambda: _periods(run), "From one command to the next"),
     )
 
 
@@ -62,7 +63,9 @@ def _attempts(live: dict[str, Any]) -> str:
         for e in live.get("episodes", ())
     ]
     summed = f"{page.count(live['attempts'], 'attempt')}, {page.count(live['takeovers'], 'takeover')}"
-    shown = f"<h3>Live attempts</h3><p>{summed} by the pedal.</p>"
+    if live.get("holds"):
+        summed += f"; {page.count(live['holds'], 'time')} the arbiter held the robot still"
+    shown = f"<h3>Live attempts</h3><p>{summed}.</p>"
     if rows:
         shown += page.table(("start state", "outcome", "takeovers", "time"), rows, frozenset({2, 3}))
     return shown

@@ -36,11 +36,15 @@ _LABELLED_BY = {
 def show(run: Run) -> str:
     return (
         page.pair(
-            page.part(lambda: _demonstrations(run)) + page.part(lambda: _vision(run)),
-            page.part(lambda: _rollouts(run)),
+            page.part(lambda: _demonstrations(run), "Demonstrations")
+            + page.part(lambda: _vision(run), "What the vision tower sees"),
+            page.part(lambda: _rollouts(run), "Attempts of the SFT policy, learned from"),
         )
-        + page.part(lambda: _training(run))
-        + page.pair(page.part(lambda: _seconds(run)), page.part(lambda: _lineage(run)) + _settings(run))
+        + page.part(lambda: _training(run), "Training")
+        + page.pair(
+            page.part(lambda: _seconds(run), "Where the time went"),
+            page.part(lambda: _lineage(run), "What was made from what") + _settings(run),
+        )
     )
 
 

@@ -26,7 +26,7 @@ POLICY_COLOR = {"sft": GREY, "recap": BLUE}
 POLICY_NAME = {"sft": "SFT", "recap": "RECAP"}
 HALF, WIDE = 5.4, 11.2  # widths in inches, at 96 pixels an inch
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recap",
     "font.family": "DejaVu Sans",

@@ -27,8 +27,14 @@ def show_value(run: Run) -> str:
     intro = page.remark(
         "Every attempt is judged here by a value function that was not trained on it: none of this is memory."
     )
-    curves = page.part(lambda: _value_curves(run))
-    return intro + curves + page.pair(page.part(lambda: _calibration(run)), page.part(lambda: _gates(run)))
+    return (
+        intro
+        + page.part(lambda: _value_curves(run), "Value over time, held out")
+        + page.pair(
+            page.part(lambda: _calibration(run), "Predicted against real"),
+            page.part(lambda: _gates(run), "Can it be trusted?"),
+        )
+    )
 
 
 def _held_out(run: Run) -> list[tuple[Episode, np.ndarray]]:

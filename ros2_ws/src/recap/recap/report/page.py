@@ -87,15 +87,15 @@ def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) ->
 
 
 def part(make: Callable[[], str], title: str = "") -> str:
-    """The HTML that `make` gives, or a note of what is missing for it, under an optional heading."""
-    head = f"<h3>{escape(title)}</h3>" if title else ""
+    """The HTML that `make` gives, or a note of what is missing for it, under `title` where one is given."""
     try:
-        return head + make()
+        return make()
     except Missing as missing:
-        return head + note(str(missing))
+        text = str(missing)
     # Whatever is damaged in a run, the rest of it must still be shown.
     except Exception as error:
-        return head + note(f"This part cannot be shown: {type(error).__name__}: {error}")
+        text = f"This part cannot be shown: {type(error).__name__}: {error}"
+    return (f"<h3>{escape(title)}</h3>" if title else "") + note(text)
 
 
 def note(text: str, kind: str = "missing") -> str:

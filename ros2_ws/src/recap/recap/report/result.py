@@ -61,8 +61,9 @@ def show(run: Run) -> str:
         page.tiles(numbers)
         + f"<p>{'; '.join(changes)}.</p>"
         + page.pair(
-            _rates(policies) + page.part(lambda: _durations(run)),
-            page.part(lambda: _seed_by_seed(run)) + page.part(lambda: _reasons(run)),
+            _rates(policies) + page.part(lambda: _durations(run), "How long the attempts took"),
+            page.part(lambda: _seed_by_seed(run), "The same start state, both policies")
+            + page.part(lambda: _reasons(run), "Why attempts failed"),
         )
     )
 

@@ -192,7 +192,8 @@ def can_pick(arm: Arm, scene: Scene) -> bool:
         return False
     grasp = left_grasp(scene)
     near_socket = grasp - scene.mouth + np.array([HOLE_DEPTH / 2, 0.0, 0.0])
-    if abs(near_socket[0]) < HOLE_DEPTH / 2 + 0.03 and abs(near_socket[1]) < HOLE_HALF + PEG_HALF_WIDTH + 0.05:
+    beside = HOLE_HALF + PEG_HALF_WIDTH + 0.05
+    if abs(near_socket[0]) < HOLE_DEPTH / 2 + 0.03 and abs(near_socket[1]) < beside:
         return False
     try:
         reach_down(arm, grasp + np.array([0.0, 0.0, 0.08]), scene.yaw, 0.0)
