@@ -54,7 +54,7 @@ def show(run: Run) -> str:
             (_FORCED, "positive because a person corrected"),
         ]
     )
-    return intro + key + "".join(page.part(lambda c=c: _attempt(run, *c), c[0]) for c in chosen)
+    return intro + key + "".join(page.part(partial(_attempt, run, *c), c[0]) for c in chosen)
 
 
 def _most_telling(episode: Episode) -> tuple[bool, bool, float]:
