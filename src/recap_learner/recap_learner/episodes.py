@@ -159,7 +159,7 @@ def read_bag(folder: Path, store: Path) -> Episode:
         image[camera] = at.astype(np.int32)
         image_age[camera] = age_s(stamps, ticks, at)
     info = EpisodeInfo(
-        id=about.get("recap.episode", folder.name),
+        id=folder.name,  # not the episode's: one whose recorder was restarted has two bags
         bag=os.path.relpath(folder, store),
         outcome=outcome,
         reason=about.get("recap.reason", ""),

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,13 +30,16 @@ def gather_frames(
 ) -> Frames:
     """Convert what is new among `bags` into `store` and load the frames of all of them.
 
-    Discarded attempts are left out. Raises ValueError naming the bags that cannot be used.
+    Discarded attempts are left out. A bag that cannot be used (no outcome yet, say) is named on stderr and
+    left out too. Raises ValueError if none can be used.
     """
     half = (lambda f, note: progress(0.5 * f, note)) if progress else None
     rest = (lambda f, note: progress(0.5 + 0.5 * f, note)) if progress else None
     files, problems = convert_bags(bags, store, half)
-    if problems:
-        raise ValueError(f"{len(problems)} of {len(files) + len(problems)} bags: {problems[0]}")
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if not files:
+        raise ValueError(f"none of {len(problems)} bags can be used; the first: {problems[0]}")
     frames = load_frames(files, vision, progress=rest)
     discarded = [i for i, e in enumerate(frames.episodes) if e.info.outcome == "discarded"]
     return frames.without(discarded) if discarded else frames

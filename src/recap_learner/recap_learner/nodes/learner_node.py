@@ -24,7 +24,7 @@ from recap_interfaces.srv import LoadPolicy, StartTraining
 
 from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, run
 
-STOP_S = 5.0
+STOP_S = 1.5  # less than a launcher waits before it kills
 
 
 class Training:
