@@ -43,9 +43,9 @@ def spans(mask: np.ndarray) -> list[tuple[int, int]]:
 class Attempt:
     """One attempt as it is drawn; T ticks of step_s seconds. Empty arrays where something is not known.
 
-    value (T,); indicator, forced, correction (T,) bool; stage (T,) str; pictures: images (H, W, 3) at
-    the middles of equal parts of the attempt; shown: times and values that were published live; pace as
-    in `trend`.
+    value (T,); indicator, forced, correction, held (nobody commanded) (T,) bool; stage (T,) str;
+    pictures: images (H, W, 3) at the middles of equal parts of the attempt; shown: times and values that
+    were published live; pace as in `trend`.
     """
 
     step_s: float
@@ -54,6 +54,7 @@ class Attempt:
     indicator: np.ndarray
     forced: np.ndarray
     correction: np.ndarray
+    held: np.ndarray
     stage: np.ndarray
     pictures: list[np.ndarray] = field(default_factory=list)
     shown: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
@@ -144,8 +145,9 @@ def _strip(axis: Axes, a: Attempt, end: float) -> None:
 
 def _value_curve(axis: Axes, a: Attempt, end: float) -> None:
     axis.tick_params(labelbottom=False, bottom=False)
-    for start, stop in spans(a.correction):
-        axis.axvspan(start * a.step_s, stop * a.step_s, color=PURPLE, alpha=0.2, linewidth=0)
+    for mask, color in ((a.correction, PURPLE), (a.held, GREY)):
+        for start, stop in spans(mask):
+            axis.axvspan(start * a.step_s, stop * a.step_s, color=color, alpha=0.2, linewidth=0)
     axis.set_ylabel("value V")
     seen = [a.shown[1], a.value]
     if not sum(len(v) for v in seen):
@@ -184,8 +186,8 @@ def _stage_blocks(a: Attempt) -> list[_Block]:
     blocks = []
     for start, end in zip(starts, [*starts[1:], len(a.stage)], strict=True):
         name = str(a.stage[start])
-        color = names.setdefault(name, shades[len(names) % len(shades)])
-        blocks.append(_Block(start * a.step_s, end * a.step_s, color if name else "white", name))
+        color = names.setdefault(name, shades[len(names) % len(shades)]) if name else "white"
+        blocks.append(_Block(start * a.step_s, end * a.step_s, color, name))
     return blocks
 
 

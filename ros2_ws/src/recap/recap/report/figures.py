@@ -149,7 +149,7 @@ def bars(
 
 
 @as_svg
-def values(curves: Sequence[tuple[np.ndarray, bool]], step_s: float, most: int = 60) -> Figure:
+def values(curves: Sequence[tuple[np.ndarray, bool]], step_s: float, most: int = 25) -> Figure:
     """V of many attempts, successes against failures, from their start and before their end.
 
     curves: (value (T,), success) of each attempt; at most `most` of each kind are drawn as thin lines,
@@ -171,12 +171,14 @@ def values(curves: Sequence[tuple[np.ndarray, bool]], step_s: float, most: int =
             for row, v in zip(table, chosen, strict=True):
                 row[: len(v)] = v if index == 0 else v[::-1]
             times = (np.arange(longest) + 0.5) * step_s * (1 if index == 0 else -1)
-            for row in table[:: max(1, len(table) // most)]:
-                axis.plot(times[::5], row[::5], color=color, linewidth=0.7, alpha=0.25)
+            for row in table[:: -(-len(table) // most)]:
+                axis.plot(times[::5], row[::5], color=color, linewidth=0.7, alpha=0.3)
             # Where most attempts have ended, a median tells of the slow ones only.
             enough = np.isfinite(table).sum(0) >= len(chosen) / 2
-            axis.plot(times[enough], np.nanmedian(table[:, enough], axis=0), color=color, linewidth=2.6,
-                      linestyle=dash, label=f"{name}, median of {len(chosen)}")  # fmt: skip
+            middle = np.nanmedian(table[:, enough], axis=0)
+            axis.plot(times[enough], middle, color="white", linewidth=5, zorder=3)
+            axis.plot(times[enough], middle, color=color, linewidth=2.6, linestyle=dash, zorder=4,
+                      label=f"{name}, median of {len(chosen)}")  # fmt: skip
         axis.axhline(-0.5, color=MUTED, linewidth=1, linestyle=":")
         axis.set_title(f"value {title} of the attempt")
         axis.set_xlabel("time since the start [s]" if index == 0 else "time to the end [s]")

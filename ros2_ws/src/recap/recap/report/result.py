@@ -57,9 +57,10 @@ def show(run: Run) -> str:
         changes.append(f"throughput is <b>{compare['throughput_ratio']:.2f} times</b> that of SFT")
     if compare.get("failure_ratio") is not None:
         changes.append(f"failures are <b>{compare['failure_ratio']:.2f} times</b> as many")
+    changed = "; ".join(changes).replace("-", "−")
     return (
         page.tiles(numbers)
-        + f"<p>{'; '.join(changes)}.</p>"
+        + f"<p>{changed}.</p>"
         + page.pair(
             _rates(policies) + page.part(lambda: _durations(run), "How long the attempts took"),
             page.part(lambda: _seed_by_seed(run), "The same start state, both policies")
