@@ -38,6 +38,12 @@ def test_corrections_are_positive_whatever_their_advantage():
     assert all(labels.indicator[e.episode][e.correction].all() for e in data)
 
 
+def test_the_end_of_a_failure_is_never_positive():
+    data = [EpisodeValues(f"e{i}", np.full(200, -0.7), False, np.zeros(200, bool), True) for i in range(4)]
+    labels = label(data, NORM, LabelRule(lookahead=50, positive_fraction=0.4))
+    assert not any(labels.indicator[e.episode][-50:].any() for e in data)
+
+
 def test_both_lookaheads_together_leave_the_wanted_share():
     data = episodes()
     rule = LabelRule(positive_fraction=0.4, whole_episode_quantile=0.3)

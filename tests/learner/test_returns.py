@@ -42,6 +42,17 @@ def test_successes_lie_above_failures_and_are_ordered_by_length():
     assert len(np.unique(lost)) == len(lost)  # no two frames of a failure look the same
 
 
+def test_the_lookahead_ends_where_a_correction_begins():
+    values = np.linspace(-0.9, -0.1, 100)
+    correction = np.zeros(100, bool)
+    correction[40:60] = True
+    found = n_step_advantages(values, True, 30, NORM, correction)
+    assert found[25] == pytest.approx(-15 / NORM.scale + values[40] - values[25])
+    free = n_step_advantages(values, True, 30, NORM)
+    untouched = np.r_[0:11, 40:100]
+    np.testing.assert_allclose(found[untouched], free[untouched])
+
+
 def test_a_perfect_value_has_no_advantage():
     values = monte_carlo_returns(80, True, NORM)
     np.testing.assert_allclose(n_step_advantages(values, True, 10, NORM), 0.0, atol=1e-6)

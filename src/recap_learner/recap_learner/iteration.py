@@ -1,9 +1,9 @@
 """One round of learning: bags → frames → value → labels → policy, with its files in one folder.
 
-    <folder>/value/            the value function
-    <folder>/values.npz        V of every tick of every episode, each by a model that had not seen it
-    <folder>/labels.parquet    indicator of every tick
-    <folder>/policy/           the policy
+<folder>/value/            the value function
+<folder>/values.npz        V of every tick of every episode, each by a model that had not seen it
+<folder>/labels.parquet    indicator of every tick
+<folder>/policy/           the policy
 """
 
 from __future__ import annotations
@@ -112,6 +112,11 @@ def fit_policy(
     else:
         indicator = frames.per_tick(load_indicator(folder / "labels.parquet")).astype(np.int8)
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
+    # While the arbiter holds nobody acts: nothing to imitate.
+    acted = np.array(
+        [frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)]
+    )
+    frames, indicator = frames.where(acted), indicator[acted]
     log = train_policy(frames, indicator, folder / "policy", start, vision, how, seed, lineage, progress)
     return {"frames": len(frames), "positive": float(indicator.mean()), "first": log[0], "last": log[-1]}
 

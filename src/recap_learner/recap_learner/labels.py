@@ -67,6 +67,8 @@ class Labels:
 def label(episodes: Sequence[EpisodeValues], norm: Normalizer, rule: LabelRule) -> Labels:
     """I_t = [A_t > ε_ℓ], with ε_ℓ the task's quantile (eq. 3 and section IV-B); corrections are True.
 
+    A frame of a failure whose lookahead reaches its end is negative: the return there is −C_fail whatever
+    came before, so that a value which rightly expected worse would call failing good news.
     All episodes belong to one task. Raises ValueError if no frame can set the threshold.
     """
     advantage: dict[str, np.ndarray] = {}
@@ -76,27 +78,30 @@ def label(episodes: Sequence[EpisodeValues], norm: Normalizer, rule: LabelRule) 
             episode.values, episode.success, len(episode.values), norm
         )
         advantage[episode.episode] = (
-            n_step_advantages(episode.values, episode.success, rule.lookahead, norm)
+            n_step_advantages(episode.values, episode.success, rule.lookahead, norm, episode.correction)
             if rule.lookahead
             else whole[episode.episode]
         )
     judged = [e for e in episodes if e.sets_threshold]
-    threshold = _quantile(judged, advantage, 1.0 - rule.positive_fraction)
     whole_threshold = None
     if rule.whole_episode_quantile is not None:
-        whole_threshold = _quantile(judged, whole, rule.whole_episode_quantile)
-        # Both conditions together must still leave the wanted share positive.
-        kept = {e.episode: whole[e.episode] > whole_threshold for e in judged}
-        share = rule.positive_fraction / (1.0 - rule.whole_episode_quantile)
-        threshold = _quantile(judged, advantage, max(0.0, 1.0 - share), kept)
+        whole_threshold = float(np.quantile(_autonomous(judged, whole), rule.whole_episode_quantile))
+    allowed: dict[str, np.ndarray] = {}
+    for episode in episodes:
+        may = np.ones(len(episode.values), bool)
+        if whole_threshold is not None:
+            may &= whole[episode.episode] > whole_threshold
+        if not episode.success:
+            may[-(rule.lookahead or 1) :] = False
+        allowed[episode.episode] = may
+    threshold = _threshold(
+        _autonomous(judged, advantage), _autonomous(judged, allowed), rule.positive_fraction
+    )
     indicator, forced = {}, {}
     for episode in episodes:
         name = episode.episode
-        positive = advantage[name] > threshold
-        if whole_threshold is not None:
-            positive &= whole[name] > whole_threshold
         forced[name] = episode.correction.astype(bool)
-        indicator[name] = positive | forced[name]
+        indicator[name] = ((advantage[name] > threshold) & allowed[name]) | forced[name]
     values = {e.episode: e.values for e in episodes}
     return Labels(rule, threshold, whole_threshold, indicator, advantage, values, forced)
 
@@ -133,19 +138,16 @@ def load_indicator(path: Path) -> dict[str, np.ndarray]:
     return {name: indicator[names == name] for name in dict.fromkeys(names.tolist())}
 
 
-def _quantile(
-    episodes: Sequence[EpisodeValues],
-    column: Mapping[str, np.ndarray],
-    q: float,
-    kept: Mapping[str, np.ndarray] | None = None,
-) -> float:
-    frames = []
-    for episode in episodes:
-        mask = ~episode.correction.astype(bool)
-        if kept is not None:
-            mask &= kept[episode.episode]
-        frames.append(column[episode.episode][mask])
+def _autonomous(episodes: Sequence[EpisodeValues], column: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A column over all frames of `episodes` that no person commanded, end to end."""
+    frames = [column[e.episode][~e.correction.astype(bool)] for e in episodes]
     pooled = np.concatenate(frames) if frames else np.empty(0)
     if not len(pooled):
         raise ValueError("no autonomous frame to set the threshold from")
-    return float(np.quantile(pooled, q))
+    return pooled
+
+
+def _threshold(advantage: np.ndarray, allowed: np.ndarray, fraction: float) -> float:
+    """ε such that `fraction` of all frames are allowed and lie above it; as many as there are, if fewer."""
+    share = min(1.0, fraction * len(allowed) / max(1, int(allowed.sum())))
+    return float(np.quantile(advantage[allowed], 1.0 - share)) if allowed.any() else float(np.inf)

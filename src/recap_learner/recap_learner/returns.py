@@ -40,12 +40,21 @@ def monte_carlo_returns(steps: int, success: bool, norm: Normalizer) -> np.ndarr
     return np.clip(-cost / norm.scale, -1.0, 0.0).astype(np.float32)
 
 
-def n_step_advantages(values: np.ndarray, success: bool, lookahead: int, norm: Normalizer) -> np.ndarray:
+def n_step_advantages(
+    values: np.ndarray,
+    success: bool,
+    lookahead: int,
+    norm: Normalizer,
+    correction: np.ndarray | None = None,
+) -> np.ndarray:
     """A_t = Σ_{t'=t}^{t+N−1} r_t' + V(o_{t+N}) − V(o_t), normalised → (T,) float32.
 
     values: (T,) normalised V of every tick of one episode; lookahead: N in ticks. Where t + N lies
     past the end the rewards are summed to the end and nothing is bootstrapped (choice; the paper is
     silent). With N ≥ T this is the whole-episode advantage R_t − V(o_t) of pre-training.
+
+    correction: (T,) bool, ticks that a person commanded. The lookahead of an autonomous tick ends where a
+    correction begins (choice): what the person then repairs is no credit of the policy that needed it.
     """
     if lookahead < 1:
         raise ValueError(f"lookahead is {lookahead} ticks, wanted at least 1")
@@ -54,4 +63,13 @@ def n_step_advantages(values: np.ndarray, success: bool, lookahead: int, norm: N
     inside = steps - lookahead
     if inside > 0:
         advantages[:inside] = -lookahead / norm.scale + values[lookahead:] - values[:inside]
+    if correction is not None and correction.any():
+        begins = np.flatnonzero(correction & ~np.concatenate([[False], correction[:-1]]))
+        ticks = np.flatnonzero(~correction)
+        which = np.searchsorted(begins, ticks)
+        near = which < len(begins)
+        ticks, until = ticks[near], begins[which[near]]
+        cut = until - ticks < lookahead
+        ticks, until = ticks[cut], until[cut]
+        advantages[ticks] = -(until - ticks) / norm.scale + values[until] - values[ticks]
     return advantages.astype(np.float32)

@@ -39,12 +39,15 @@ class DemoConfig:
     value_steps: int = 400
     pretrain_steps: int = 1400
     finetune_steps: int = 500
+    finetune_rate: float = 7e-4  # a third of pre-training's: a higher one forgets more than 500 steps regain
     live_attempts: int = 6
     rollouts: int = 120
     watched: float = 0.4  # share of headless rollouts that the scripted operator corrects
     pretrain_positive: float = 0.3
     positive: float = 0.4
     lookahead: int = 50
+    whole_episode: float | None = 0.3  # see LabelRule.whole_episode_quantile
+    positive_share: float = 0.75  # of each batch of the RECAP policy
     evaluations: int = 100
     execute_steps: int = 25
 
@@ -115,7 +118,12 @@ class _Demo:
                 160,
             ),
             Stage(
-                "sft", "Supervised policy (SFT)", c.finetune_steps, ("pretrain_policy",), self.finetune, 160
+                "sft",
+                "Supervised policy (SFT)",
+                [c.finetune_steps, c.finetune_rate],
+                ("pretrain_policy",),
+                self.finetune,
+                130,
             ),
             Stage("live", "Live attempts over ROS 2", c.live_attempts, ("sft",), self.live, 130),
             Stage(
@@ -130,7 +138,10 @@ class _Demo:
             Stage(
                 "policy",
                 "RECAP policy",
-                [c.finetune_steps, c.positive, c.lookahead],
+                [
+                    *(c.finetune_steps, c.finetune_rate, c.positive),
+                    *(c.lookahead, c.whole_episode, c.positive_share),
+                ],
                 ("value",),
                 self.improve,
                 160,
@@ -198,7 +209,7 @@ class _Demo:
         from recap_learner.iteration import fit_policy
 
         frames = self._frames([self.run / "demonstrations"])
-        how = self._policy_training(self.config.finetune_steps)
+        how = self._finetuning()
         return fit_policy(
             frames,
             self.sft,
@@ -256,9 +267,9 @@ class _Demo:
 
         c = self.config
         frames = self._frames(self._all_bags())
-        rule = LabelRule(lookahead=c.lookahead, positive_fraction=c.positive)
+        rule = LabelRule(c.lookahead, c.positive, c.whole_episode)
         labels = make_labels(frames, self.first, rule, judged_by=lambda info: info.source == "rollout")
-        how = self._policy_training(c.finetune_steps)
+        how = replace(self._finetuning(), positive_share=c.positive_share)
         return {
             "labels": labels,
             **fit_policy(frames, self.first, self.pretrain / "policy", self.vision, how, c.seed + 1, report),
@@ -341,6 +352,10 @@ class _Demo:
 
         how = ValueTraining()
         return replace(how, schedule=replace(how.schedule, steps=self.config.value_steps))
+
+    def _finetuning(self) -> Any:
+        how = self._policy_training(self.config.finetune_steps)
+        return replace(how, schedule=replace(how.schedule, learning_rate=self.config.finetune_rate))
 
     def _policy_training(self, steps: int) -> Any:
         from recap_learner.policy_training import PolicyTraining
