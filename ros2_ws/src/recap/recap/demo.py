@@ -19,6 +19,7 @@ from rich.console import Console
 from recap.live import run_live
 from recap.rollout import Rollouts, load_attempts, run_attempts, save_attempts, summarize
 from recap.stages import Report, Runner, Stage, code_version
+from recap_learner.episodes import SUFFIX as EPISODE_SUFFIX
 from recap_station.files import write_json
 
 # Ranges of start-state seeds; evaluation seeds are used for nothing else.
@@ -159,7 +160,7 @@ class _Demo:
     # Each stage: what it needs is on disk, what it makes goes to disk, its return goes to the summary.
 
     def demonstrate(self, report: Report) -> dict[str, Any]:
-        bags = _emptied(self.run / "demonstrations")
+        bags = self._emptied(self.run / "demonstrations")
         c = self.config
         rollouts = Rollouts(c.station, c.task, styles=c.styles, bags=bags, source="demonstration")
         seeds = range(DEMONSTRATION_SEEDS, DEMONSTRATION_SEEDS + c.demonstrations)
@@ -228,7 +229,7 @@ class _Demo:
             task=c.task,
             checkpoint=self.sft / "policy",
             value_checkpoint=self.pretrain / "value",
-            bag_dir=_emptied(self.first / "live"),
+            bag_dir=self._emptied(self.first / "live"),
             attempts=c.live_attempts,
             seed=LIVE_SEEDS,
             log_dir=self.run / "logs",
@@ -243,7 +244,7 @@ class _Demo:
             checkpoint=self.sft / "policy",
             operator=c.watched,
             execute_steps=c.execute_steps,
-            bags=_emptied(self.first / "bags"),
+            bags=self._emptied(self.first / "bags"),
         )
         seeds = range(ROLLOUT_SEEDS, ROLLOUT_SEEDS + c.rollouts)
         return summarize(run_attempts(rollouts, seeds, progress=report))
@@ -344,6 +345,15 @@ class _Demo:
 
         return gather_frames(bags, self.run / "episodes", self.vision, report)
 
+    def _emptied(self, folder: Path) -> Path:
+        """The folder, without the bags that an earlier or interrupted try left, nor their episodes."""
+        if folder.exists():
+            for bag in folder.iterdir():
+                (self.run / "episodes" / f"{bag.name}{EPISODE_SUFFIX}").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
     def _all_bags(self) -> list[Path]:
         return [self.run / "demonstrations", self.first / "live", self.first / "bags"]
 
@@ -386,13 +396,6 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
         f"{live['missed_ticks']} missed ticks"
     )
     return lines
-
-
-def _emptied(folder: Path) -> Path:
-    """The folder, without what an interrupted try left in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _part(report: Report, index: int, count: int, name: str) -> Callable[[float, str], None]:
