@@ -40,7 +40,7 @@ class DemoConfig:
     value_steps: int = 400
     pretrain_steps: int = 1400
     finetune_steps: int = 500
-    finetune_rate: float = 7e-4  # a third of pre-training's: a higher one forgets more than 500 steps regain
+    finetune_rate: float = 7e-4  # a third of pre-training's (choice)
     live_attempts: int = 6
     rollouts: int = 120
     watched: float = 0.4  # share of headless rollouts that the scripted operator corrects
