@@ -31,7 +31,10 @@ STATION = load_station("aloha")
 NAMES = list(STATION.joint_names)
 
 POLICY = '''
-"""Commands the home pose; on a hand-back it is silent for 0.1 s, then sends a chunk and goes on."""
+"""Commands the home pose; on a hand-back it is silent for 0.1 s, then sends a chunk and goes on.
+
+control_mode keeps the last message only: a busy listener may hear of one HANDOVER and the next, and of nothing
+in between, so that source and reason, not a change of mode, tell a hand-back."""
 import time, rclpy
 from recap_interfaces.msg import ActionChunk, ControlMode
 from recap_station.contract import load_station
@@ -44,9 +47,10 @@ commands = node.create_publisher(JointState, "policy/joint_command", qos.COMMAND
 chunks = node.create_publisher(ActionChunk, "policy/action_chunk", qos.EVENT)
 state = {"mode": None, "until": 0.0, "seen": node.get_clock().now()}
 def on_mode(message):
-    if message.mode == ControlMode.HANDOVER != state["mode"]:
+    mode = (message.mode, message.reason)
+    if message.mode == ControlMode.HANDOVER and message.source != "teleop" and mode != state["mode"]:
         state.update(until=time.monotonic() + 0.1, seen=node.get_clock().now())
-    state["mode"] = message.mode
+    state["mode"] = mode
 def tick():
     if time.monotonic() < state["until"]:
         return
@@ -98,7 +102,7 @@ class World(Node):
         self.teleop = self.create_publisher(JointState, topics.TELEOP_COMMAND, qos.COMMAND)
         self.policy = self.create_publisher(JointState, topics.POLICY_COMMAND, qos.COMMAND)
         self.episodes = self.create_publisher(Episode, topics.EPISODE, qos.LATCHED)
-        self.create_subscription(JointState, topics.JOINT_COMMAND, self._on_command, qos.COMMAND)
+        self.create_subscription(JointState, topics.JOINT_COMMAND, self._on_command, qos.RECORD)
         self.create_subscription(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
         self.create_subscription(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         self.create_timer(0.02, self._tick)
