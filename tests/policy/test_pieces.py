@@ -112,7 +112,7 @@ def test_two_hot_targets_have_the_return_as_their_mean() -> None:
 def test_value_is_read_from_no_padding_token() -> None:
     torch.manual_seed(0)
     model = ValueModel(value_config("value-tiny")).eval()
-    features, state = torch.randn(2, 3, 9, 96), torch.rand(2, 14)
+    features, state = torch.randn(2, 3, 2, 96), torch.rand(2, 14)
     values = model.value(features, state, ["a", "a much longer prompt"]).detach()
     alone = model.value(features[:1], state[:1], ["a"]).detach()
     assert values[0] == pytest.approx(float(alone[0]), abs=1e-5)
@@ -124,7 +124,7 @@ def test_value_learns_a_return_that_the_images_show() -> None:
     model = ValueModel(value_config("value-tiny"))
     returns = -torch.rand(64)
     features = (
-        torch.randn(64, 3, 9, 96) * 0.1 + torch.randn(96) + returns[:, None, None, None] * torch.randn(96)
+        torch.randn(64, 3, 2, 96) * 0.1 + torch.randn(96) + returns[:, None, None, None] * torch.randn(96)
     )
     state = torch.zeros(64, 14)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -139,7 +139,7 @@ def test_value_learns_a_return_that_the_images_show() -> None:
 def test_tower_learns_to_say_where_a_square_is() -> None:
     torch.manual_seed(0)
     config = replace(vla_config("tiny").vision, stem_channels=(16, 24, 32), width=48, mlp=96, layers=1)
-    tower, head = VisionTower(config), LocalizeHead(config, keypoints=1)
+    tower, head = VisionTower(config), LocalizeHead(config, cameras=1, keypoints=1)
     corners = torch.randint(0, 88, (64, 2))
     images = torch.randint(0, 60, (64, 96, 96, 3), dtype=torch.uint8)
     for image, (row, column) in zip(images, corners, strict=True):
@@ -150,12 +150,12 @@ def test_tower_learns_to_say_where_a_square_is() -> None:
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], 1e-3)
     errors = []
     for _ in range(60):
-        losses = head.loss(tower(images), xyz, visible)
+        losses = head.loss(tower(images), torch.zeros(64, dtype=torch.int64), xyz, visible)
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
         errors.append(float(losses["error_m"]))
-    assert tower(images[:2]).shape == (2, 9, 48)
+    assert tower(images[:2]).shape == (2, config.summary, 48)
     assert errors[-1] < 0.5 * errors[0]
 
 

@@ -38,7 +38,7 @@ def _batch(rows: int = 8, seed: int = 0) -> Batch:
     ramp = torch.linspace(0, 1, 50)[None, :, None]
     actions = state[:, None] + ramp * torch.where(indicator == 1, 0.4, -0.4)[:, None, None]
     return Batch(
-        image_features=torch.randn(rows // 2, 3, 9, 96, generator=g).repeat(2, 1, 1, 1),
+        image_features=torch.randn(rows // 2, 3, 2, 96, generator=g).repeat(2, 1, 1, 1),
         state=state,
         prompt=["insert the peg"] * rows,
         subtask=(["reach", "pass it on"] * rows)[: rows // 2] * 2,

@@ -33,8 +33,8 @@ NAMES = list(STATION.joint_names)
 POLICY = '''
 """Commands the home pose; on a hand-back it is silent for 0.1 s, then sends a chunk and goes on.
 
-control_mode keeps the last message only: a busy listener may hear of one HANDOVER and the next, and of nothing
-in between, so that source and reason, not a change of mode, tell a hand-back."""
+control_mode keeps the last message only: a busy listener may hear of one HANDOVER and the next, and of
+nothing in between, so that source and reason, not a change of mode, tell a hand-back."""
 import time, rclpy
 from recap_interfaces.msg import ActionChunk, ControlMode
 from recap_station.contract import load_station

@@ -19,7 +19,7 @@ from typing import Any
 
 from recap_learner.iteration import fit_policy, fit_value, gather_frames, make_labels
 from recap_learner.labels import LabelRule
-from recap_learner.policy_training import PolicyTraining
+from recap_learner.policy_training import FINETUNING, PolicyTraining
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining
 from recap_station.files import write_json
@@ -27,11 +27,11 @@ from recap_station.files import write_json
 
 @dataclass(frozen=True)
 class Improvement:
-    """Settings of one iteration."""
+    """Settings of one iteration, and of the SFT stage before it, which differs only in its labels."""
 
     value: ValueTraining = ValueTraining()
-    policy: PolicyTraining = PolicyTraining()
-    rule: LabelRule = LabelRule()
+    policy: PolicyTraining = FINETUNING
+    rule: LabelRule = LabelRule(lookahead=50, positive_fraction=0.4, whole_episode_quantile=0.3)
     seed: int = 1
 
 
@@ -84,14 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--bags", type=Path, nargs="*", default=[], help="bags, or folders of bags, to add")
     parser.add_argument("--value-steps", type=int, default=ValueTraining().schedule.steps)
-    parser.add_argument("--policy-steps", type=int, default=PolicyTraining().schedule.steps)
+    parser.add_argument("--policy-steps", type=int, default=FINETUNING.schedule.steps)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(argv)
-    value, policy = ValueTraining(), PolicyTraining()
-    how = Improvement(
-        value=replace(value, schedule=replace(value.schedule, steps=given.value_steps)),
-        policy=replace(policy, schedule=replace(policy.schedule, steps=given.policy_steps)),
-        seed=given.seed,
+    how = Improvement(seed=given.seed)
+    how = replace(
+        how, value=how.value.for_steps(given.value_steps), policy=how.policy.for_steps(given.policy_steps)
     )
     folder = next_iteration(given.run)
 

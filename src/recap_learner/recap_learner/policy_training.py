@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,19 @@ class PolicyTraining:
     otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples."""
 
     config: str = "tiny"
-    schedule: Schedule = Schedule(steps=1000, batch=128, learning_rate=2e-3)
+    schedule: Schedule = Schedule(steps=1400, batch=128, learning_rate=2e-3)
     draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
+
+    def for_steps(self, steps: int) -> PolicyTraining:
+        return replace(self, schedule=replace(self.schedule, steps=steps))
+
+
+# From the pre-trained checkpoint, at a third of its learning rate (choice).
+FINETUNING = PolicyTraining(
+    schedule=Schedule(steps=500, batch=128, learning_rate=7e-4), positive_share=0.75
+)
 
 
 def train_policy(

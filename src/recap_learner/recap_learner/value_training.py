@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ class ValueTraining:
     over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold."""
 
     config: str = "value-tiny"
-    schedule: Schedule = Schedule(steps=500, batch=256, learning_rate=1e-3, warmup=30, weight_decay=0.05)
+    schedule: Schedule = Schedule(steps=400, batch=256, learning_rate=1e-3, warmup=30, weight_decay=0.05)
     folds: int = 2
     check_every: int = 50
     patience: int = 3
+
+    def for_steps(self, steps: int) -> ValueTraining:
+        return replace(self, schedule=replace(self.schedule, steps=steps))
 
 
 def normalizer(frames: Frames) -> Normalizer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from recap_station.sim.cell import Cell
 class VisionTraining:
     config: str = "tiny"
     scenes: int = 4000
-    schedule: Schedule = Schedule(steps=1200, batch=96, learning_rate=2e-3)
+    schedule: Schedule = Schedule(steps=900, batch=96, learning_rate=2e-3)
+
+    def for_steps(self, steps: int) -> VisionTraining:
+        return replace(self, schedule=replace(self.schedule, steps=steps))
 
 
 def train_vision(
@@ -48,30 +51,37 @@ def train_vision(
     if not scenes.exists():
         _render_all(station, task, how.scenes, seed, workers, scenes, progress)
     data = np.load(scenes)
-    images, xyz, visible = (data[k] for k in ("images", "xyz", "visible"))
+    # (scenes, cameras, ...) → one row an image
+    cameras = data["images"].shape[1]
+    images, xyz, visible = (torch.from_numpy(data[k]) for k in ("images", "xyz", "visible"))
     held_out = len(images) // 12
     config = vla_config(how.config)
     torch.manual_seed(seed)
-    tower, head = VisionTower(config.vision), LocalizeHead(config.vision, xyz.shape[1])
+    tower, head = VisionTower(config.vision), LocalizeHead(config.vision, cameras, xyz.shape[2])
     model = torch.nn.ModuleDict({"tower": tower, "head": head})
-    train_images = torch.from_numpy(images[held_out:])
-    head.fit(torch.from_numpy(xyz[held_out:]), torch.from_numpy(visible[held_out:]))
-    train_xyz, train_visible = torch.from_numpy(xyz[held_out:]), torch.from_numpy(visible[held_out:])
+    head.fit(xyz[held_out:], visible[held_out:])
+    train = [part[held_out:].flatten(0, 1) for part in (images, xyz, visible)]
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        pick = torch.randint(len(train_images), (how.schedule.batch,), generator=generator)
-        tokens = tower(_augment(train_images[pick], generator))
-        return head.loss(tokens, train_xyz[pick], train_visible[pick])
+        pick = torch.randint(len(train[0]), (how.schedule.batch,), generator=generator)
+        pixels, places, seen = (part[pick] for part in train)
+        return head.loss(tower(_augment(pixels, generator)), pick % cameras, places, seen)
 
     part = (lambda f, text: progress(0.4 + 0.6 * f, text)) if progress else None
     fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, part)
     with torch.no_grad():
-        parts = np.array_split(images[:held_out], 8)
-        found = torch.cat([head(tower(torch.from_numpy(part))).xyz for part in parts])
-    error_m = np.linalg.norm(found.numpy() - xyz[:held_out], axis=-1)
+        found = torch.stack(
+            [
+                torch.cat([head(tower(part), torch.full((len(part),), c)).xyz for part in side.split(200)])
+                for c, side in enumerate(images[:held_out].unbind(1))
+            ],
+            1,
+        )
+    error_m = (found - xyz[:held_out]).norm(dim=-1)
+    # A gripper's tip stands still in its own wrist camera's picture: that it is found there says nothing.
+    counts = visible[:held_out] & (head.deviation.amax(-1) > 5e-3)
     report = {
-        name: float(np.median(error_m[:, i][visible[:held_out, i]]))
-        for i, name in enumerate(data["names"].tolist())
+        name: float(error_m[..., i][counts[..., i]].median()) for i, name in enumerate(data["names"].tolist())
     }
     save_vision(tower, config, out, {**lineage, "median_error_m": report})
     scenes.unlink()
@@ -118,12 +128,11 @@ def _render(job: tuple[str, str, int, int]) -> dict[str, np.ndarray]:
     images, xyz, visible, names = [], [], [], []
     for _ in range(scenes):
         cell.randomize(rng)
-        for camera in station.camera_names:
-            points = cell.keypoints(camera)
-            names = list(points)
-            images.append(cell.render(camera))
-            xyz.append([points[name][0] for name in names])
-            visible.append([points[name][2] for name in names])
+        images.append([cell.render(camera) for camera in station.camera_names])
+        seen = [cell.keypoints(camera) for camera in station.camera_names]
+        names = list(seen[0])
+        xyz.append([[points[name][0] for name in names] for points in seen])
+        visible.append([[points[name][2] for name in names] for points in seen])
     cell.close()
     return {
         "images": np.array(images, dtype=np.uint8),

@@ -11,6 +11,8 @@ import numpy as np
 
 from recap_station.contract import ContractError
 
+EXECUTE_STEPS = 12  # of a chunk, before the next is due; fewer react sooner and cost more inference
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -25,7 +27,7 @@ class Chunk:
 class ChunkBuffer:
     """Holds the newest chunk. The next is due `lead` ticks before `execute` of its rows have passed."""
 
-    def __init__(self, execute: int = 25, lead: int = 0):
+    def __init__(self, execute: int = EXECUTE_STEPS, lead: int = 0):
         if not 0 <= lead < execute:
             raise ContractError(f"execute is {execute} steps and lead {lead}, wanted 0 <= lead < execute")
         self.execute, self.lead = execute, lead

@@ -22,7 +22,8 @@ class VisionConfig:
     """A SigLIP-shaped encoder: stem → tokens → transformer layers → pooling by `pool` × `pool` (as Gemma 3).
 
     `stem="conv"` replaces the patch projection by stride-2 convolutions: at 96 × 96 pixels and a few
-    thousand training images they learn far faster than patches.
+    thousand training images they learn far faster than patches. `summary` tokens are read out of the whole
+    pooled grid by one trained projection, which a small policy would otherwise have to learn; 0: the grid.
     """
 
     image_size: int
@@ -34,15 +35,21 @@ class VisionConfig:
     heads: int
     mlp: int
     pool: int
+    summary: int = 0
 
     @property
     def grid(self) -> int:
         return self.image_size // self.patch
 
     @property
-    def tokens(self) -> int:
-        """Tokens an image after pooling."""
+    def pooled(self) -> int:
+        """Places of the grid after pooling."""
         return (self.grid // self.pool) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens an image."""
+        return self.summary or self.pooled
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,12 @@ class ExpertConfig:
 class PrefixConfig:
     """What the backbone reads.
 
-    `image_tokens`: tokens an image, drawn by one projection from all of the tower's; None takes the tower's
-    as they are. `state`: "bins" is one text token per joint, as in π0.5 and π0.6; "vector" one projected
+    `state`: "bins" is one text token per joint, as in π0.5 and π0.6; "vector" one projected
     token in all, as in π0. A model that trains in minutes on a CPU cannot afford forty tokens a frame.
     """
 
     cameras: int = 3
     dof: int = 14
-    image_tokens: int | None = None
     state: Literal["bins", "vector"] = "bins"
     word_slots: int = 128  # vocabulary kept free for whole words of the prompts and sub-tasks
 
@@ -141,9 +146,10 @@ _TINY_VISION = VisionConfig(
     heads=4,
     mlp=192,
     pool=2,
+    summary=2,
 )
 
-_TINY_PREFIX = PrefixConfig(image_tokens=2, state="vector")
+_TINY_PREFIX = PrefixConfig(state="vector")
 
 VLA_CONFIGS: dict[str, VLAConfig] = {
     # Two CPU cores: some 400 training samples a second with cached image features, a chunk in about 15 ms.

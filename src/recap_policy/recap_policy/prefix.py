@@ -37,27 +37,16 @@ class PrefixEmbedding(nn.Module):
         else:
             self.state_projection = linear(dof * (1 + 2 * len(_OCTAVES)), width)
         self.image_norm = RMSNorm(vision_width)
-        each = config.image_tokens or vision_tokens
-        if config.image_tokens:
-            self.image_projection = linear(vision_tokens * vision_width, each * width)
-        else:
-            self.image_projection = linear(vision_width, width)
-        self.image_count = config.cameras * each
+        self.image_projection = linear(vision_width, width)
+        self.image_count = config.cameras * vision_tokens
         self.state_count = 1 + dof if config.state == "bins" else 1
-        self.camera = nn.Parameter(
-            torch.randn(config.cameras, each if config.image_tokens else 1, width) * 0.5
-        )
+        self.camera = nn.Parameter(torch.randn(config.cameras, vision_tokens, width) * 0.5)
 
     def images(self, features: Tensor) -> Tensor:
         """(B, cameras, tokens, vision_width) → (B, image_count, width)"""
         if features.shape[1] != self.config.cameras:
             raise ValueError(f"features of {features.shape[1]} cameras, wanted {self.config.cameras}")
-        features = self.image_norm(features)
-        if self.config.image_tokens:
-            projected = self.image_projection(features.flatten(2)).unflatten(-1, (-1, self.width))
-        else:
-            projected = self.image_projection(features)
-        return (projected + self.camera).flatten(1, 2)
+        return (self.image_projection(self.image_norm(features)) + self.camera).flatten(1, 2)
 
     def state(self, state: Tensor) -> Tensor:
         """(B, dof) [rad; gripper 0..1] → (B, state_count, width).

@@ -17,7 +17,7 @@ from recap_policy.config import VisionConfig
 
 
 class VisionTower(nn.Module):
-    """(N, H, W, 3) uint8 RGB → (N, tokens, width) float32, with tokens row by row."""
+    """(N, H, W, 3) uint8 RGB → (N, tokens, width) float32: the grid row by row, or its summary."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -26,6 +26,8 @@ class VisionTower(nn.Module):
         self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.2)
         self.layers = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        if config.summary:
+            self.summary = nn.Linear(config.pooled * config.width, config.summary * config.width)
 
     def forward(self, images: Tensor) -> Tensor:
         grid, pool = self.config.grid, self.config.pool
@@ -35,7 +37,10 @@ class VisionTower(nn.Module):
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x).reshape(-1, grid // pool, pool, grid // pool, pool, self.config.width)
-        return x.mean((2, 4)).flatten(1, 2)
+        x = x.mean((2, 4)).flatten(1, 2)
+        if self.config.summary:
+            x = F.gelu(self.summary(x.flatten(1))).unflatten(1, (self.config.summary, -1))
+        return x
 
 
 class _EncoderLayer(nn.Module):
@@ -80,44 +85,46 @@ class Keypoints(NamedTuple):
 
 
 class LocalizeHead(nn.Module):
-    """From one image's pooled tokens: where each of `keypoints` points is, and whether it is seen.
+    """From one image's tokens: where each of `keypoints` points is, and whether it is seen.
 
-    Only a teacher for the tower: it is thrown away after pre-training.
+    One linear readout a camera, so that whoever reads the tokens finds places in them as easily, and knows
+    from which camera. Only a teacher for the tower: it is thrown away after pre-training.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: VisionConfig, keypoints: int, hidden: int = 256) -> None:
+    def __init__(self, config: VisionConfig, cameras: int, keypoints: int) -> None:
         super().__init__()
-        self.keypoints = keypoints
-        self.hidden = nn.Linear(config.tokens * config.width, hidden)
-        self.out = nn.Linear(hidden, keypoints * 4)
-        self.register_buffer("mean", torch.zeros(keypoints, 3))
-        self.register_buffer("deviation", torch.ones(keypoints, 3))
+        self.cameras, self.keypoints = cameras, keypoints
+        self.out = nn.Linear(config.tokens * config.width, cameras * keypoints * 4)
+        self.register_buffer("mean", torch.zeros(cameras, keypoints, 3))
+        self.register_buffer("deviation", torch.ones(cameras, keypoints, 3))
 
     def fit(self, xyz: Tensor, visible: Tensor) -> None:
-        """Statistics of the targets. xyz: (N, K, 3) [m], visible: (N, K) bool."""
+        """Statistics of the targets. xyz: (N, cameras, K, 3) [m], visible: (N, cameras, K) bool."""
         weight = visible[..., None].float()
         count = weight.sum(0).clamp_min(1.0)
         mean = (xyz * weight).sum(0) / count
         self.mean.copy_(mean)
         self.deviation.copy_((((xyz - mean) ** 2 * weight).sum(0) / count).sqrt().clamp_min(1e-3))
 
-    def forward(self, tokens: Tensor) -> Keypoints:
-        out = self.out(F.gelu(self.hidden(tokens.flatten(1)))).unflatten(-1, (self.keypoints, 4))
-        return Keypoints(out[..., :3] * self.deviation + self.mean, out[..., 3])
+    def forward(self, tokens: Tensor, camera: Tensor) -> Keypoints:
+        """tokens: (N, tokens, width); camera: (N,) int, which one each image is of."""
+        out = self.out(tokens.flatten(1)).unflatten(-1, (self.cameras, self.keypoints, 4))
+        out = out[torch.arange(len(camera)), camera]
+        return Keypoints(out[..., :3] * self.deviation[camera] + self.mean[camera], out[..., 3])
 
-    def loss(self, tokens: Tensor, xyz: Tensor, visible: Tensor) -> dict[str, Tensor]:
-        """tokens: (N, tokens, width); xyz: (N, K, 3) [m]; visible: (N, K) bool.
+    def loss(self, tokens: Tensor, camera: Tensor, xyz: Tensor, visible: Tensor) -> dict[str, Tensor]:
+        """tokens, camera: as in forward; xyz: (N, K, 3) [m] in the camera's frame; visible: (N, K) bool.
 
         Returns "loss" to minimise, and for people "error_m" (mean distance of visible points) and "seen"
         (share of right visibility).
         """
-        found = self(tokens)
+        found = self(tokens, camera)
         weight = visible.float()
         count = weight.sum().clamp_min(1.0)
-        off = (found.xyz - xyz) / self.deviation
+        off = (found.xyz - xyz) / self.deviation[camera]
         place = (
             F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=0.1).mean(-1) * weight
         ).sum() / count

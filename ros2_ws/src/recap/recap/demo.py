@@ -20,7 +20,17 @@ from recap.live import run_live
 from recap.rollout import Rollouts, load_attempts, run_attempts, save_attempts, summarize
 from recap.stages import Report, Runner, Stage, code_version
 from recap_learner.episodes import SUFFIX as EPISODE_SUFFIX
+from recap_learner.improve import Improvement
+from recap_learner.iteration import fit_policy, fit_value, gather_frames, make_labels
+from recap_learner.labels import LabelRule
+from recap_learner.policy_training import PolicyTraining
+from recap_learner.statistics import paired_difference_interval
+from recap_learner.value_training import ValueTraining
+from recap_learner.vision_training import VisionTraining, train_vision
+from recap_policy.chunks import EXECUTE_STEPS
 from recap_station.files import write_json
+
+Work = Callable[[Report], dict[str, Any]]
 
 # Ranges of start-state seeds; evaluation seeds are used for nothing else.
 DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
@@ -35,35 +45,37 @@ class DemoConfig:
     seed: int = 1
     demonstrations: int = 180
     styles: dict[str, float] = field(default_factory=lambda: {"fast": 0.45, "slow": 0.3, "sloppy": 0.25})
-    scenes: int = 4000
-    vision_steps: int = 900
-    value_steps: int = 400
-    pretrain_steps: int = 1400
-    finetune_steps: int = 500
-    finetune_rate: float = 7e-4  # a third of pre-training's (choice)
+    vision: VisionTraining = VisionTraining()
+    value: ValueTraining = ValueTraining()  # pre-training
+    policy: PolicyTraining = PolicyTraining()  # pre-training
+    rule: LabelRule = LabelRule(lookahead=0, positive_fraction=0.3)  # pre-training (paper: 30 %, N = T)
+    improvement: Improvement = Improvement()  # SFT and the RECAP iteration
     live_attempts: int = 6
     rollouts: int = 120
     watched: float = 0.4  # share of headless rollouts that the scripted operator corrects
-    pretrain_positive: float = 0.3
-    positive: float = 0.4
-    lookahead: int = 50
-    whole_episode: float | None = 0.3  # see LabelRule.whole_episode_quantile
-    positive_share: float = 0.75  # of each batch of the RECAP policy
     evaluations: int = 100
-    execute_steps: int = 25
+    execute_steps: int = EXECUTE_STEPS
 
 
-QUICK = DemoConfig(
-    demonstrations=12,
-    scenes=200,
-    vision_steps=20,
-    value_steps=40,
-    pretrain_steps=20,
-    finetune_steps=20,
-    live_attempts=2,
-    rollouts=8,
-    evaluations=6,
-)
+def _quick() -> DemoConfig:
+    """Every stage, too small to learn anything."""
+    improvement = Improvement()
+    improvement = replace(
+        improvement, value=improvement.value.for_steps(40), policy=improvement.policy.for_steps(20)
+    )
+    return DemoConfig(
+        demonstrations=12,
+        vision=VisionTraining(scenes=200).for_steps(20),
+        value=ValueTraining().for_steps(40),
+        policy=PolicyTraining().for_steps(20),
+        improvement=improvement,
+        live_attempts=2,
+        rollouts=8,
+        evaluations=6,
+    )
+
+
+QUICK = _quick()
 
 
 def run_demo(run: Path, config: DemoConfig, console: Console) -> dict[str, Any]:
@@ -89,72 +101,32 @@ class _Demo:
         self.vision = self.pretrain / "vision"
 
     def stages(self) -> list[Stage]:
-        c = self.config
+        c, better = self.config, self.config.improvement
         world = [c.station, c.task, c.seed]
+        rollouts = [c.rollouts, c.watched, c.execute_steps]
+        # name, title, settings, after, work, seconds on two cores
+        rows: list[tuple[str, str, Any, tuple[str, ...], Work, float]] = [
+            ("demonstrations", "Demonstrations", [c.demonstrations, c.styles], (), self.demonstrate, 55),
+            ("vision", "Vision pre-training", c.vision, (), self.see, 150),
+            ("episodes", "Demonstrations to episodes", [], ("demonstrations", "vision"), self.convert, 50),
+            ("pretrain_value", "Pre-train value", c.value, ("episodes",), self.pretrain_value, 60),
+            (
+                *("pretrain_policy", "Pre-train policy", [c.policy, c.rule]),
+                *(("pretrain_value",), self.pretrain_policy, 250),
+            ),
+            ("sft", "Supervised policy (SFT)", better.policy, ("pretrain_policy",), self.finetune, 100),
+            ("live", "Live attempts over ROS 2", c.live_attempts, ("sft",), self.live, 100),
+            ("rollouts", "Rollouts, headless", rollouts, ("sft",), self.roll_out, 100),
+            ("value", "Value function", better.value, ("live", "rollouts"), self.value, 80),
+            ("policy", "RECAP policy", better, ("value",), self.improve, 100),
+            (
+                *("evaluate", "Evaluation on unseen seeds", [c.evaluations, c.execute_steps]),
+                *(("sft", "policy"), self.evaluate, 100),
+            ),
+        ]
         return [
-            Stage(
-                "demonstrations",
-                "Demonstrations",
-                [world, c.demonstrations, c.styles],
-                (),
-                self.demonstrate,
-                100,
-            ),
-            Stage("vision", "Vision pre-training", [world, c.scenes, c.vision_steps], (), self.see, 110),
-            Stage(
-                "episodes",
-                "Demonstrations to episodes",
-                [],
-                ("demonstrations", "vision"),
-                self.convert_demos,
-                40,
-            ),
-            Stage("pretrain_value", "Pre-train value", c.value_steps, ("episodes",), self.pretrain_value, 40),
-            Stage(
-                "pretrain_policy",
-                "Pre-train policy",
-                [c.pretrain_steps, c.pretrain_positive],
-                ("pretrain_value",),
-                self.pretrain_policy,
-                160,
-            ),
-            Stage(
-                "sft",
-                "Supervised policy (SFT)",
-                [c.finetune_steps, c.finetune_rate],
-                ("pretrain_policy",),
-                self.finetune,
-                130,
-            ),
-            Stage("live", "Live attempts over ROS 2", c.live_attempts, ("sft",), self.live, 130),
-            Stage(
-                "rollouts",
-                "Rollouts, headless",
-                [c.rollouts, c.watched, c.execute_steps],
-                ("sft",),
-                self.roll_out,
-                100,
-            ),
-            Stage("value", "Value function", c.value_steps, ("live", "rollouts"), self.value, 60),
-            Stage(
-                "policy",
-                "RECAP policy",
-                [
-                    *(c.finetune_steps, c.finetune_rate, c.positive),
-                    *(c.lookahead, c.whole_episode, c.positive_share),
-                ],
-                ("value",),
-                self.improve,
-                160,
-            ),
-            Stage(
-                "evaluate",
-                "Evaluation on unseen seeds",
-                [c.evaluations, c.execute_steps],
-                ("sft", "policy"),
-                self.evaluate,
-                100,
-            ),
+            Stage(name, title, [world, settings], after, work, expect_s)
+            for name, title, settings, after, work, expect_s in rows
         ]
 
     # Each stage: what it needs is on disk, what it makes goes to disk, its return goes to the summary.
@@ -175,51 +147,32 @@ class _Demo:
         }
 
     def see(self, report: Report) -> dict[str, Any]:
-        from recap_learner.vision_training import VisionTraining, train_vision
-
         c = self.config
-        how = VisionTraining(scenes=c.scenes)
-        how = replace(how, schedule=replace(how.schedule, steps=c.vision_steps))
-        error = train_vision(c.station, c.task, self.vision, how, c.seed, {"seed": c.seed}, progress=report)
+        error = train_vision(
+            c.station, c.task, self.vision, c.vision, c.seed, {"seed": c.seed}, progress=report
+        )
         return {"median_error_m": error}
 
-    def convert_demos(self, report: Report) -> dict[str, Any]:
+    def convert(self, report: Report) -> dict[str, Any]:
         frames = self._frames([self.run / "demonstrations"], report)
         return {"episodes": len(frames.episodes), "frames": len(frames)}
 
     def pretrain_value(self, report: Report) -> dict[str, Any]:
-        from recap_learner.iteration import fit_value
-
         frames = self._frames([self.run / "demonstrations"])
-        return fit_value(frames, self.pretrain, None, self._value_training(), self.config.seed, report)
+        return fit_value(frames, self.pretrain, None, self.config.value, self.config.seed, report)
 
     def pretrain_policy(self, report: Report) -> dict[str, Any]:
-        from recap_learner.iteration import fit_policy, make_labels
-        from recap_learner.labels import LabelRule
-
+        c = self.config
         frames = self._frames([self.run / "demonstrations"])
-        rule = LabelRule(lookahead=0, positive_fraction=self.config.pretrain_positive)
-        labels = make_labels(frames, self.pretrain, rule, judged_by=lambda info: True)
-        how = self._policy_training(self.config.pretrain_steps)
-        return {
-            "labels": labels,
-            **fit_policy(frames, self.pretrain, None, self.vision, how, self.config.seed, report),
-        }
+        labels = make_labels(frames, self.pretrain, c.rule, judged_by=lambda info: True)
+        losses = fit_policy(frames, self.pretrain, None, self.vision, c.policy, c.seed, report)
+        return {"labels": labels, **losses}
 
     def finetune(self, report: Report) -> dict[str, Any]:
-        from recap_learner.iteration import fit_policy
-
+        how, start = self.config.improvement, self.pretrain / "policy"
         frames = self._frames([self.run / "demonstrations"])
-        how = self._finetuning()
         return fit_policy(
-            frames,
-            self.sft,
-            self.pretrain / "policy",
-            self.vision,
-            how,
-            self.config.seed + 1,
-            report,
-            always_positive=True,
+            frames, self.sft, start, self.vision, how.policy, how.seed, report, always_positive=True
         )
 
     def live(self, report: Report) -> dict[str, Any]:
@@ -250,31 +203,18 @@ class _Demo:
         return summarize(run_attempts(rollouts, seeds, progress=report))
 
     def value(self, report: Report) -> dict[str, Any]:
-        from recap_learner.iteration import fit_value
-
+        how, start = self.config.improvement, self.pretrain / "value"
         frames = self._frames(self._all_bags(), lambda f, note: report(0.5 * f, note))
         return fit_value(
-            frames,
-            self.first,
-            self.pretrain / "value",
-            self._value_training(),
-            self.config.seed + 2,
-            lambda f, note: report(0.5 + 0.5 * f, note),
+            frames, self.first, start, how.value, how.seed, lambda f, note: report(0.5 + 0.5 * f, note)
         )
 
     def improve(self, report: Report) -> dict[str, Any]:
-        from recap_learner.iteration import fit_policy, make_labels
-        from recap_learner.labels import LabelRule
-
-        c = self.config
+        how, start = self.config.improvement, self.pretrain / "policy"
         frames = self._frames(self._all_bags())
-        rule = LabelRule(c.lookahead, c.positive, c.whole_episode)
-        labels = make_labels(frames, self.first, rule, judged_by=lambda info: info.source == "rollout")
-        how = replace(self._finetuning(), positive_share=c.positive_share)
-        return {
-            "labels": labels,
-            **fit_policy(frames, self.first, self.pretrain / "policy", self.vision, how, c.seed + 1, report),
-        }
+        labels = make_labels(frames, self.first, how.rule, judged_by=lambda info: info.source == "rollout")
+        losses = fit_policy(frames, self.first, start, self.vision, how.policy, how.seed, report)
+        return {"labels": labels, **losses}
 
     def evaluate(self, report: Report) -> dict[str, Any]:
         c = self.config
@@ -309,8 +249,6 @@ class _Demo:
 
     def _comparison(self) -> dict[str, Any]:
         """RECAP against SFT on the same seeds, and the verdict in words."""
-        from recap_learner.statistics import paired_difference_interval
-
         first, second = (
             list(load_attempts(json.loads((folder / "eval.json").read_text())))
             for folder in (self.sft, self.first)
@@ -341,8 +279,6 @@ class _Demo:
         }
 
     def _frames(self, bags: Sequence[Path], report: Report | None = None) -> Any:
-        from recap_learner.iteration import gather_frames
-
         return gather_frames(bags, self.run / "episodes", self.vision, report)
 
     def _emptied(self, folder: Path) -> Path:
@@ -356,22 +292,6 @@ class _Demo:
 
     def _all_bags(self) -> list[Path]:
         return [self.run / "demonstrations", self.first / "live", self.first / "bags"]
-
-    def _value_training(self) -> Any:
-        from recap_learner.value_training import ValueTraining
-
-        how = ValueTraining()
-        return replace(how, schedule=replace(how.schedule, steps=self.config.value_steps))
-
-    def _finetuning(self) -> Any:
-        how = self._policy_training(self.config.finetune_steps)
-        return replace(how, schedule=replace(how.schedule, learning_rate=self.config.finetune_rate))
-
-    def _policy_training(self, steps: int) -> Any:
-        from recap_learner.policy_training import PolicyTraining
-
-        how = PolicyTraining()
-        return replace(how, schedule=replace(how.schedule, steps=steps))
 
 
 def verdict_lines(summary: dict[str, Any]) -> list[str]:

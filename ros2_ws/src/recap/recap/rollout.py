@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
 from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
@@ -50,7 +51,7 @@ class Rollouts:
     checkpoint: Path | None = None
     beta: float = 1.0
     operator: float = 0.0
-    execute_steps: int = 25
+    execute_steps: int = EXECUTE_STEPS
     latency_ticks: int = 2
     camera_hz: float = 10.0
     bags: Path | None = None
@@ -191,8 +192,6 @@ class _Driver:
     `latency_ticks` after its observation; each tick takes the chunk's step for that tick."""
 
     def __init__(self, policy: Any, prompt: str, rollouts: Rollouts) -> None:
-        from recap_policy.chunks import ChunkBuffer
-
         self.policy, self.prompt = policy, prompt
         self.beta, self.latency = rollouts.beta, rollouts.latency_ticks
         self.buffer = ChunkBuffer(rollouts.execute_steps, rollouts.latency_ticks)

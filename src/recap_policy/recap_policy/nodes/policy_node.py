@@ -19,7 +19,7 @@ from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimat
 from recap_interfaces.srv import LoadPolicy
 from sensor_msgs.msg import CompressedImage, JointState
 
-from recap_policy.chunks import ChunkBuffer
+from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
 from recap_station import topics
 from recap_station.contract import ContractError
@@ -53,7 +53,7 @@ class PolicyNode(RecapNode):
         Param(
             "beta", 1.0, "guidance towards the positive indicator; 1: conditioned only", "", 0.0, 10.0, False
         ),
-        Param("execute_steps", 25, "steps of a chunk before the next is due", "steps", 1, 50),
+        Param("execute_steps", EXECUTE_STEPS, "steps of a chunk before the next is due", "steps", 1, 50),
         Param("lead_steps", 2, "how far ahead of that it is asked for", "steps", 0, 49),
         Param("denoising_steps", 5, "Euler steps of a sample", "steps", 1, 100, False),
         Param("observation_timeout_s", 0.5, "older images and joint states are not used", "s", 0.05, 10.0),
