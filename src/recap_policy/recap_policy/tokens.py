@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-PAD, NEWLINE, STATE, TASK, SUBTASK, ADVANTAGE, POSITIVE, NEGATIVE, VALUE = range(9)
+PAD, NEWLINE, STATE, TASK, SUBTASK, ADVANTAGE, POSITIVE, NEGATIVE, VALUE, METADATA, ACTION, END = range(12)
 FIRST_BYTE = 16
 _BYTES = 256
 STATE_BINS = 256
@@ -26,8 +26,9 @@ INDICATORS = {"positive": 1, "negative": 0, "": -1}  # text → code in batches 
 _PIECE = re.compile(r" ?[^ ]+| +")
 
 
-def vocabulary_size(word_slots: int) -> int:
-    return FIRST_WORD + word_slots
+def vocabulary_size(word_slots: int, action_codes: int = 0) -> int:
+    """Rows of the embedding table; FAST codes have the last ones (text.py)."""
+    return FIRST_WORD + word_slots + action_codes
 
 
 class Tokenizer:
