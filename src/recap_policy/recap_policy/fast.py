@@ -227,6 +227,10 @@ class Fast:
             ]
         )
         zero = -self.minimum
+        # A byte-level BPE can spell every code point; the alphabet it was learnt on is among its tokens.
+        own = np.array([self.bpe.token_to_id(text) is not None for text in texts])
+        if zero < _PROBED and own[zero]:
+            known &= own
         if zero >= _PROBED or not known[zero]:
             raise FastError(f"BPE without coefficient 0, code point {zero}: the minimum is not its own")
         unknown = np.flatnonzero(~known)

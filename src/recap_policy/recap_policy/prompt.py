@@ -261,10 +261,10 @@ def _describe(layout: Layout, row: Row) -> str:
     return "\n".join([*lines, f"{'':<12} {'':<5} {len(row):>6}  in all"])
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Print an example of the prompt's layout.")
     parser.add_argument("--tokenizer", help="a local tokenizer.json of Gemma's kind (default: tiny's own)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         tokenizer = GemmaTokenizer(arguments.tokenizer) if arguments.tokenizer else TinyTokenizer()
         print(_describe(*_example(tokenizer)))
