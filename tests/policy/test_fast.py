@@ -341,3 +341,21 @@ def test_universal_for_something_else_is_refused(
     (tmp_path / "tokenizer.json").write_bytes((universal_folder / "tokenizer.json").read_bytes())
     with pytest.raises(TokenizerError, match=message):
         Fast.load_universal(tmp_path, HORIZON, Quantiles.fit(motions(10)))
+
+
+def test_number_that_a_universal_bpe_never_saw_becomes_the_nearest(tmp_path: Path) -> None:
+    # The processor's own fit leaves control characters without a token where the data never had them.
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, show_progress=False, initial_alphabet=[chr(code) for code in range(200)]
+    )
+    seen = [code for code in range(200) if code not in (5, 6)]
+    bpe._tokenizer.train_from_iterator(["".join(map(chr, seen))] * 3, trainer)
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"scale": 1, "min_token": -100}))
+    tokenizer = Fast.load_universal(tmp_path, 1, Quantiles(np.full(4, -1.0), np.full(4, 1.0)))
+    assert tokenizer.lowest == -100 and tokenizer.highest >= 99
+    with pytest.warns(FastWarning, match="2 of 4 FAST coefficients"):
+        decoded = tokenizer.decode(tokenizer.encode([[[-100.0, -95.0, -94.0, 99.0]]]))
+    assert decoded.actions.tolist() == [[[-100.0, -96.0, -93.0, 99.0]]]
+    assert decoded.repaired.tolist() == [0]

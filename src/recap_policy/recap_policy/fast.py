@@ -108,7 +108,8 @@ class Fast:
         self.horizon, self.scale, self.minimum = horizon, float(scale), minimum
         self.dof = len(quantiles.low)
         self._bytes = bpes.token_bytes(bpe)
-        self.lowest, self.highest = self._alphabet()
+        self._known = self._alphabet()
+        self.lowest, self.highest = int(self._known[0]), int(self._known[-1])
 
     @staticmethod
     def fit(chunks: ArrayLike, vocabulary: int = 1024, scale: float = 10.0, sample: int = 2048) -> Fast:
@@ -166,7 +167,7 @@ class Fast:
     def encode(self, chunks: ArrayLike) -> list[Ints]:
         """(B, H, D) → a row of ids each, of different lengths; equal chunks give equal ids.
 
-        Coefficients outside the alphabet are clipped, with a FastWarning.
+        Coefficients outside the alphabet become the nearest within, with a FastWarning.
         Raises FastError on a NaN and on a shape that the tokenizer was not fitted for.
         """
         array = _finite(chunks)
@@ -176,12 +177,12 @@ class Fast:
                 f"FAST was fitted for {self.horizon} steps of {self.dof} joints"
             )
         coefficients = _coefficients(array, self.quantiles, self.scale)
-        kept = coefficients.clip(self.lowest, self.highest)
+        kept = self._expressible(coefficients)
         if lost := int((kept != coefficients).sum()):
             worst = int(np.abs(coefficients).max())
             warnings.warn(
-                f"{lost} of {kept.size} FAST coefficients clipped to {self.lowest} .. {self.highest}, "
-                f"the largest is {worst}: actions far outside the fitted range",
+                f"{lost} of {kept.size} FAST coefficients clipped to {self.lowest} .. {self.highest} "
+                f"or a gap therein, the largest is {worst}: actions far outside what was fitted",
                 FastWarning,
                 stacklevel=2,
             )
@@ -216,10 +217,10 @@ class Fast:
         repaired = len(found) - len(known) + int(wrong.sum()) + abs(wanted - len(numbers))
         return np.pad(kept, (0, wanted - len(kept))), repaired
 
-    def _alphabet(self) -> tuple[int, int]:
-        """Lowest and highest coefficient of the run around 0 that the BPE gives back as it got it."""
+    def _alphabet(self) -> Ints:
+        """(n,) ascending: the coefficients that the BPE gives back as it got them."""
         texts = [chr(code) for code in range(_PROBED)]
-        encoded = self.bpe.encode_batch(texts, add_special_tokens=False)
+        encoded = self.bpe.encode_batch_fast(texts, add_special_tokens=False)
         known = np.array(
             [
                 b"".join(self._bytes[token] for token in row.ids) == text.encode()
@@ -233,11 +234,13 @@ class Fast:
             known &= own
         if zero >= _PROBED or not known[zero]:
             raise FastError(f"BPE without coefficient 0, code point {zero}: the minimum is not its own")
-        unknown = np.flatnonzero(~known)
-        below, above = unknown[unknown < zero], unknown[unknown > zero]
-        first = int(below[-1]) + 1 if below.size else 0
-        last = int(above[0]) - 1 if above.size else _PROBED - 1
-        return first + self.minimum, last + self.minimum
+        return np.flatnonzero(known) + self.minimum
+
+    def _expressible(self, coefficients: Floats) -> Floats:
+        """Each coefficient, or the nearest that the BPE can express."""
+        above = np.searchsorted(self._known, coefficients).clip(max=len(self._known) - 1)
+        high, low = self._known[above], self._known[(above - 1).clip(min=0)]
+        return np.where(high - coefficients <= coefficients - low, high, low)
 
     # On disk
 
