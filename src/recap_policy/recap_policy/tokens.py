@@ -3,6 +3,8 @@
 Layout of one example, in order (segments may be padded at their end; padding is masked everywhere):
 
     images | State: s1 … s14 | Task: <prompt> ↵ | Subtask: <text> ↵ | Advantage: positive | actions
+
+torch is imported where tensors are made alone: prompts (prompt.py) are written without it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-PAD, NEWLINE, STATE, TASK, SUBTASK, ADVANTAGE, POSITIVE, NEGATIVE, VALUE = range(9)
+PAD, NEWLINE, STATE, TASK, SUBTASK, ADVANTAGE, POSITIVE, NEGATIVE, VALUE, METADATA, ACTION, END = range(12)
 FIRST_BYTE = 16
 _BYTES = 256
 STATE_BINS = 256
@@ -26,8 +29,9 @@ INDICATORS = {"positive": 1, "negative": 0, "": -1}  # text → code in batches 
 _PIECE = re.compile(r" ?[^ ]+| +")
 
 
-def vocabulary_size(word_slots: int) -> int:
-    return FIRST_WORD + word_slots
+def vocabulary_size(word_slots: int, action_codes: int = 0) -> int:
+    """Rows of the embedding table; FAST codes have the last ones (text.py)."""
+    return FIRST_WORD + word_slots + action_codes
 
 
 class Tokenizer:
@@ -72,6 +76,8 @@ class Tokenizer:
 
         Raises ValueError where a text is longer than `limit` tokens.
         """
+        import torch
+
         rows = [self.encode(text) for text in texts]
         longest = max((len(row) for row in rows), default=0)
         if longest > limit:
@@ -85,6 +91,8 @@ class Tokenizer:
 
 def wrap(before: Sequence[int], ids: Tensor, after: int | None) -> Tensor:
     """(B, N) padded ids → (B, len(before) + N + 1): `before` in front of, `after` behind each row's text."""
+    import torch
+
     rows = ids.shape[0]
     head = torch.tensor(before, dtype=torch.int64, device=ids.device).expand(rows, -1)
     if after is None:
@@ -96,6 +104,8 @@ def wrap(before: Sequence[int], ids: Tensor, after: int | None) -> Tensor:
 
 def advantage_ids(indicator: Tensor) -> Tensor:
     """(B,) codes 1 positive, 0 negative, -1 absent → (B, 2) ids, all PAD where absent."""
+    import torch
+
     word = torch.where(indicator == 1, POSITIVE, NEGATIVE)
     ids = torch.stack([torch.full_like(word, ADVANTAGE), word], 1)
     return torch.where((indicator >= 0)[:, None], ids, PAD)
