@@ -54,7 +54,8 @@ class GGUFSource:
             raise PretrainedError(f"{path}: weights of {kind!r}, wanted 'gemma3'")
         self._tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
         self.shapes = {
-            name: tuple(int(side) for side in reversed(stored.shape)) for name, stored in self._tensors.items()
+            name: tuple(int(side) for side in reversed(stored.shape))
+            for name, stored in self._tensors.items()
         }
         try:
             self.shape = Shape(_backbone(reader, self.shapes), None)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -15,6 +17,7 @@ from recap_policy.vla import VLA
 PARTS = ("vision", "table", "decoder", "expert", "rest")  # rest: image, state and value projections
 
 
+@cache
 def count(name: str) -> dict[str, int]:
     """Parameters of each of PARTS, and "all", of a named policy or value configuration."""
     with torch.device("meta"):
