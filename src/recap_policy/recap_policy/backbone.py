@@ -1,17 +1,48 @@
-"""The decoder that reads images, state and text: Gemma 3's shape (arXiv 2503.19786), in one sitting.
+"""The decoder that reads images, state and text: Gemma 3's (arXiv 2503.19786), in one sitting.
 
-Image tokens see each other both ways, text sees what came before it. The action tokens are not here: the
-expert (expert.py) reads this decoder's keys and values, and the decoder never sees the expert.
+Image tokens see each other both ways, text sees what came before it. Where the configuration has local
+layers, those see only a window of positions. The action tokens are not here: the expert (expert.py) reads
+this decoder's keys and values, and the decoder never sees the expert.
 """
 
 from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recap_policy.attention import Attention, GeGLU, KeyValue, RMSNorm, Rotation, folded_bias, rotation
+from recap_policy.attention import (
+    Attention,
+    GeGLU,
+    KeyValue,
+    RMSNorm,
+    Rotation,
+    folded_bias,
+    layer_rotations,
+)
 from recap_policy.config import BackboneConfig
+
+
+class TokenTable(nn.Embedding):
+    """Embeddings of tokens, scaled by √width; the same rows, unscaled, are the output weights."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__(vocabulary, width)
+        nn.init.normal_(self.weight, std=width**-0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(…) int64 → (…, width)"""
+        scale = math.sqrt(self.embedding_dim)
+        if self.weight.dtype != torch.float32:
+            scale = float(torch.tensor(scale, dtype=self.weight.dtype))  # Gemma rounds it to the table's type
+        return super().forward(ids) * scale
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, width) final hidden states → (…, vocabulary)"""
+        return F.linear(hidden, self.weight)
 
 
 class BackboneLayer(nn.Module):
@@ -20,7 +51,7 @@ class BackboneLayer(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.before_attention = RMSNorm(config.width)
-        self.attention = Attention(config.width, config.heads, config.kv_heads, config.head_dim)
+        self.attention = Attention(config.width, config)
         self.after_attention = RMSNorm(config.width)
         self.before_mlp = RMSNorm(config.width)
         self.mlp = GeGLU(config.width, config.mlp)
@@ -56,24 +87,36 @@ class Backbone(nn.Module):
         past: list[KeyValue] | None = None,
         read: slice = slice(None),
     ) -> tuple[Tensor, list[KeyValue]]:
-        """x: (B, L, W) embeddings; positions: (B, L); mask: (B, L, S) bool over past and present keys.
+        """x: (B, L, W) embeddings; positions: (B, S) of past and present tokens, of which x is the last L;
+        mask: (B, L, S) bool, which of them each token sees in a global layer.
 
         Returns the final hidden states of the positions `read` (the last layer computes no others: its
         keys and values are all that the expert needs of the rest), and keys and values of every layer.
         """
-        by = rotation(positions, self.config.head_dim, self.config.rope_base)
-        x = F.dropout(x, self.config.dropout, self.training)
-        shared = self.config.heads // self.config.kv_heads
-        bias, last_bias = folded_bias(mask, shared, x), folded_bias(mask[:, read], shared, x)
+        config, last = self.config, self.config.layers - 1
+        here = positions[:, -x.shape[1] :]
+        x = F.dropout(x, config.dropout, self.training)
+        shared = config.heads // config.kv_heads
+        bias = near = folded_bias(mask, shared, x)
+        within = mask
+        if config.global_every > 1 and config.window is not None and config.window < mask.shape[2]:
+            within = mask & window_mask(here, positions, config.window)
+            near = folded_bias(within, shared, x)
+        last_bias = folded_bias((within if config.is_local(last) else mask)[:, read], shared, x)
         cache: list[KeyValue] = []
-        for index, layer in enumerate(self.layers):
+        for index, (layer, by) in enumerate(zip(self.layers, layer_rotations(here, config), strict=True)):
             before = past[index] if past else None
-            if index < len(self.layers) - 1:
-                x, kv = layer(x, by, bias, before, slice(None))
+            if index < last:
+                x, kv = layer(x, by, near if config.is_local(index) else bias, before, slice(None))
             else:
                 x, kv = layer(x, by, last_bias, before, read)
             cache.append(kv)
         return self.norm(x), cache
+
+
+def unfilled(blank: bool) -> AbstractContextManager[object]:
+    """Where `blank`, modules made inside get no memory: pretrained.py fills them."""
+    return torch.device("meta") if blank else nullcontext()
 
 
 def prefix_mask(valid: Tensor, images: int) -> Tensor:
@@ -83,6 +126,14 @@ def prefix_mask(valid: Tensor, images: int) -> Tensor:
     sees = (index[:, None] >= index[None]) | ((index[:, None] < images) & (index[None] < images))
     # A padded query sees itself, so that its softmax is defined; nothing reads the result.
     return (sees & valid[:, None]) | torch.eye(length, dtype=torch.bool, device=valid.device)
+
+
+def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Positions (B, L) and (B, S) → (B, L, S) bool: keys less than `window` before the query, or after it.
+
+    What lies after is the other mask's matter: images see ahead within it, text does not.
+    """
+    return keys[:, None] > queries[..., None] - window
 
 
 def token_positions(valid: Tensor) -> Tensor:

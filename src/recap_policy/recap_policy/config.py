@@ -1,13 +1,15 @@
 """Shapes of the models, as frozen dataclasses, and the named ones, looked up with a suggestion on a miss.
 
-`tiny` and `value-tiny` train in minutes on two CPU cores; every size runs the same code.
+`tiny` and `value-tiny` train in minutes on two CPU cores; every size runs the same code. The sizes that
+start from real backbones are Gemma 3's (arXiv 2503.19786) and SigLIP's (arXiv 2303.15343); `pi06` is the
+π0.6 model card's. `python -m recap_policy.parameters` prints how large each is.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
@@ -54,7 +56,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A Gemma-3-shaped decoder: sandwich norms, grouped-query attention, q/k norm, RoPE, GeGLU."""
+    """A Gemma-3-shaped decoder: sandwich norms, grouped-query attention, q/k norm, RoPE, GeGLU.
+
+    Every `global_every`-th layer sees the whole sequence, the others only the last `window` positions; local
+    layers have a RoPE base of their own. The defaults make every layer global.
+    """
 
     width: int
     layers: int
@@ -62,8 +68,27 @@ class BackboneConfig:
     kv_heads: int
     head_dim: int
     mlp: int
-    rope_base: float = 10_000.0
+    rope_base: float = 10_000.0  # of the global layers
     dropout: float = 0.0  # on the input tokens' features and on each residual branch, in training
+    rope_scale: float = 1.0  # positions of the global layers are divided by this
+    local_rope_base: float = 10_000.0
+    window: int | None = None  # positions that a local layer sees, the token's own among them
+    global_every: int = 1
+    query_scale: float | None = None  # scores are q·k / √this; None: head_dim
+    vocabulary: int | None = None  # rows of the embedding table; None: the byte vocabulary of tokens.py
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"{self.heads} heads do not share {self.kv_heads} key-value heads evenly")
+        if self.global_every < 1 or (self.global_every > 1 and not self.window):
+            raise ConfigError(
+                f"global_every is {self.global_every} and window {self.window}, "
+                f"wanted 1 without local layers, or more with a window"
+            )
+
+    def is_local(self, layer: int) -> bool:
+        """Whether layer number `layer`, from 0, is one that sees only the window."""
+        return (layer + 1) % self.global_every != 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +119,9 @@ class VLAConfig:
 
     `action_basis="dct"`: the flow runs on the first `action_tokens` DCT-II coefficients over time of each
     joint, one token per coefficient; "steps": one token per time step (`action_tokens == horizon`).
-    `insulate` stops the action loss at the backbone's keys and values; it presupposes a token loss on the
-    actions, so a model trained on flow and sub-task text alone leaves it off.
+    `insulate` stops the action loss at the backbone's keys and values (knowledge insulation, arXiv
+    2505.23705); it presupposes a token loss on the actions, so a model trained on flow and sub-task text
+    alone leaves it off. `fast_weight` is the weight of that token loss, where a batch has FAST tokens.
     """
 
     name: str
@@ -110,6 +136,7 @@ class VLAConfig:
     indicator_dropout: float = 0.3
     subtask_weight: float = 0.1
     insulate: bool = False
+    fast_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.action_basis == "steps" and self.action_tokens != self.horizon:
@@ -125,7 +152,10 @@ class VLAConfig:
 
 @dataclass(frozen=True)
 class ValueConfig:
-    """A distributional value function over the frozen tower's tokens, state and prompt; `bins` on [-1, 0]."""
+    """A distributional value function over image tokens, state and prompt; `bins` on [-1, 0].
+
+    `vision`: its own tower; None takes the tokens of the policy's frozen one.
+    """
 
     name: str
     vision_width: int
@@ -134,6 +164,15 @@ class ValueConfig:
     prefix: PrefixConfig = PrefixConfig()
     bins: int = 201
     max_text: int = 48
+    vision: VisionConfig | None = None
+
+    def __post_init__(self) -> None:
+        own = self.vision
+        if own and (own.width, own.tokens) != (self.vision_width, self.vision_tokens):
+            raise ConfigError(
+                f"{self.name}: own tower gives {own.tokens} tokens of width {own.width}, wanted "
+                f"{self.vision_tokens} of {self.vision_width}"
+            )
 
 
 _TINY_VISION = VisionConfig(
@@ -151,6 +190,60 @@ _TINY_VISION = VisionConfig(
 
 _TINY_PREFIX = PrefixConfig(state="vector")
 
+# Gemma 3's own tower sees 896 × 896 and pools 4 × 4 patches; at 448 × 448, 2 × 2 give the same 256 tokens.
+SIGLIP_SO400M = VisionConfig(
+    image_size=448,
+    stem="patch",
+    stem_channels=(),
+    patch=14,
+    width=1152,
+    layers=27,
+    heads=16,
+    mlp=4304,
+    pool=2,
+)
+
+SIGLIP_BASE = VisionConfig(
+    image_size=224,
+    stem="patch",
+    stem_channels=(),
+    patch=16,
+    width=768,
+    layers=12,
+    heads=12,
+    mlp=3072,
+    pool=2,
+)
+
+GEMMA3_270M = BackboneConfig(
+    width=640,
+    layers=18,
+    heads=4,
+    kv_heads=1,
+    head_dim=256,
+    mlp=2048,
+    rope_base=1_000_000.0,
+    window=512,
+    global_every=6,
+    query_scale=256.0,
+    vocabulary=262_144,
+)
+
+GEMMA3_4B = BackboneConfig(
+    width=2560,
+    layers=34,
+    heads=8,
+    kv_heads=4,
+    head_dim=256,
+    mlp=10_240,
+    rope_base=1_000_000.0,
+    rope_scale=8.0,
+    window=1024,
+    global_every=6,
+    query_scale=256.0,
+    vocabulary=262_208,
+)
+
 VLA_CONFIGS: dict[str, VLAConfig] = {
     # Two CPU cores: some 400 training samples a second with cached image features, a chunk in about 15 ms.
     "tiny": VLAConfig(
@@ -159,6 +252,28 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         backbone=BackboneConfig(width=96, layers=4, heads=4, kv_heads=1, head_dim=32, mlp=192),
         expert=ExpertConfig(width=64, mlp=128),
         prefix=_TINY_PREFIX,
+    ),
+    # The expert's share of the whole is about that of `pi06`.
+    "small": VLAConfig(
+        name="small",
+        vision=SIGLIP_BASE,
+        backbone=GEMMA3_270M,
+        expert=ExpertConfig(width=384, mlp=1536),
+        action_basis="steps",
+        action_tokens=50,
+        insulate=True,
+    ),
+    # Width and MLP of the expert are inferred: π0's width with Gemma 3 4B's layers comes to the stated 860M.
+    "pi06": VLAConfig(
+        name="pi06",
+        vision=SIGLIP_SO400M,
+        backbone=GEMMA3_4B,
+        expert=ExpertConfig(width=1024, mlp=4096),
+        prefix=PrefixConfig(cameras=4),
+        action_basis="steps",
+        action_tokens=50,
+        max_text=128,
+        insulate=True,
     ),
 }
 
@@ -170,6 +285,16 @@ VALUE_CONFIGS: dict[str, ValueConfig] = {
         vision_tokens=_TINY_VISION.tokens,
         backbone=BackboneConfig(width=64, layers=2, heads=2, kv_heads=1, head_dim=32, mlp=128, dropout=0.1),
         prefix=_TINY_PREFIX,
+    ),
+    # 4 × 4 patches a token: what four cameras see then fits into Gemma 3 270M's window of 512.
+    "value-670m": ValueConfig(
+        name="value-670m",
+        vision_width=SIGLIP_SO400M.width,
+        vision_tokens=replace(SIGLIP_SO400M, pool=4).tokens,
+        backbone=GEMMA3_270M,
+        prefix=PrefixConfig(cameras=4),
+        max_text=128,
+        vision=replace(SIGLIP_SO400M, pool=4),
     ),
 }
 
@@ -216,7 +341,8 @@ def value_from_dict(data: Mapping[str, Any]) -> ValueConfig:
     """Inverse of `to_dict`. Raises ConfigError on unknown, missing or ill-fitting entries."""
     try:
         backbone, prefix = BackboneConfig(**data["backbone"]), PrefixConfig(**data["prefix"])
-        return ValueConfig(**{**data, "backbone": backbone, "prefix": prefix})
+        vision = vision_from_dict(data["vision"]) if data.get("vision") else None
+        return ValueConfig(**{**data, "backbone": backbone, "prefix": prefix, "vision": vision})
     except (KeyError, TypeError) as error:
         raise ConfigError(f"not a value configuration: {error}") from error
 

@@ -2,6 +2,10 @@
 
 Time of the flow runs as in openpi: t = 1 is noise, t = 0 is action (the opposite of the paper's η):
 x_t = t · noise + (1 - t) · action, velocity u = noise - action. The time enters through AdaRMS.
+
+Actions see every token of the prefix in every layer: the window of the backbone's local layers, which would
+hide the first camera from most layers, is not applied to them (a choice; the paper is silent). Their queries
+and keys are rotated as the backbone's are in the same layer.
 """
 
 from __future__ import annotations
@@ -12,10 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recap_policy.attention import Attention, GeGLU, KeyValue, Rotation, folded_bias, linear, rotation
+from recap_policy.attention import (
+    NORM_EPS,
+    Attention,
+    GeGLU,
+    KeyValue,
+    Rotation,
+    folded_bias,
+    layer_rotations,
+    linear,
+)
 from recap_policy.config import BackboneConfig, ExpertConfig
 
-Plan = tuple[Rotation, Tensor]
+Plan = tuple[list[Rotation], Tensor]  # rotations of the action tokens per layer, and the attention bias
 
 
 class AdaRMS(nn.Module):
@@ -30,14 +43,14 @@ class AdaRMS(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, K, T, W), time: (B, K, W) → normalised x and the gate for its branch."""
         scale, shift, gate = self.modulation(time)[:, :, None].chunk(3, -1)
-        return F.rms_norm(x, (x.shape[-1],), eps=1e-6) * (1.0 + scale) + shift, gate
+        return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPS) * (1.0 + scale) + shift, gate
 
 
 class ExpertLayer(nn.Module):
     def __init__(self, config: ExpertConfig, backbone: BackboneConfig) -> None:
         super().__init__()
         self.before_attention = AdaRMS(config.width)
-        self.attention = Attention(config.width, backbone.heads, backbone.kv_heads, backbone.head_dim)
+        self.attention = Attention(config.width, backbone)
         self.before_mlp = AdaRMS(config.width)
         self.mlp = GeGLU(config.width, config.mlp)
 
@@ -77,21 +90,23 @@ class ActionExpert(nn.Module):
         own = torch.arange(draws, device=first.device).repeat_interleave(self.tokens)
         apart = (own[:, None] == own[None]).expand(rows, -1, -1)  # a draw sees only its own actions
         mask = torch.cat([seen.repeat_interleave(self.tokens, 1), apart], 2)
-        by = rotation(positions, self.backbone.head_dim, self.backbone.rope_base)
-        return by, folded_bias(mask, self.backbone.heads // self.backbone.kv_heads, by[0])
+        shared = self.backbone.heads // self.backbone.kv_heads
+        bias = folded_bias(mask, shared, self.token_embedding)
+        return layer_rotations(positions, self.backbone), bias
 
     def forward(self, noisy: Tensor, time: Tensor, prefix: list[KeyValue], plan: Plan) -> Tensor:
         """Velocities of K draws that share one prefix.
 
         noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D)
-        → (B, K, T, dof)
+        → (B, K, T, dof) of noisy's type
         """
-        by, bias = plan
-        condition = F.silu(self.time_out(F.silu(self.time_in(time_features(time, self.config.width)))))
-        x = self.action_in(noisy) + self.token_embedding
-        for layer, known in zip(self.layers, prefix, strict=True):
+        rotations, bias = plan
+        features = time_features(time, self.config.width).type_as(self.token_embedding)
+        condition = F.silu(self.time_out(F.silu(self.time_in(features))))
+        x = self.action_in(noisy.type_as(features)) + self.token_embedding
+        for layer, known, by in zip(self.layers, prefix, rotations, strict=True):
             x = layer(x, condition, known, by, bias)
-        return self.action_out(self.norm(x, condition)[0])
+        return self.action_out(self.norm(x, condition)[0]).type_as(noisy)
 
 
 def time_features(time: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:

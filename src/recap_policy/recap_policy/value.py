@@ -10,18 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recap_policy.attention import linear
-from recap_policy.backbone import Backbone, prefix_mask, token_positions
+from recap_policy.backbone import Backbone, prefix_mask, token_positions, unfilled
 from recap_policy.config import ValueConfig
 from recap_policy.prefix import PrefixEmbedding, Text, text_ids
 from recap_policy.tokens import NEWLINE, PAD, TASK, VALUE, Tokenizer, wrap
+from recap_policy.vision import VisionTower
 
 
 class ValueModel(nn.Module):
-    """Takes the policy's frozen image tokens, so that one pass of the tower serves both."""
+    """Takes the policy's frozen image tokens, so that one pass of the tower serves both, or has a tower of
+    its own (`encode_images`)."""
 
     centres: Tensor
 
-    def __init__(self, config: ValueConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, config: ValueConfig, tokenizer: Tokenizer | None = None, *, blank: bool = False
+    ) -> None:
+        """blank: leave what real backbones fill without memory (pretrained.py)."""
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or Tokenizer()
@@ -30,15 +35,23 @@ class ValueModel(nn.Module):
                 f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
             )
         self.prefix = PrefixEmbedding(
-            config.prefix, config.backbone.width, config.vision_width, config.vision_tokens
+            config.prefix, config.backbone, config.vision_width, config.vision_tokens, blank
         )
-        self.backbone = Backbone(config.backbone)
+        with unfilled(blank):
+            self.vision = VisionTower(config.vision) if config.vision else None
+            self.backbone = Backbone(config.backbone)
         self.head = linear(config.backbone.width, config.bins, scale=0.1)
         self.register_buffer("centres", torch.linspace(-1.0, 0.0, config.bins), persistent=False)
 
     def fit_normalizers(self, states: Tensor) -> None:
         """states: (N, dof)"""
         self.prefix.normalizer.fit(states)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """As VLA.encode_images, by the model's own tower. Raises ValueError where it has none."""
+        if self.vision is None:
+            raise ValueError(f"{self.config.name} has no tower of its own, wanted the policy's image tokens")
+        return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     def logits(self, image_features: Tensor, state: Tensor, prompt: Text) -> Tensor:
         """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins).
@@ -54,7 +67,7 @@ class ValueModel(nn.Module):
         last = x.shape[1] - 1
         mask = prefix_mask(valid, images.shape[1])
         hidden, _ = self.backbone(x, token_positions(valid), mask, read=slice(last, last + 1))
-        return self.head(hidden[:, 0])
+        return self.head(hidden[:, 0]).float()
 
     def value(self, image_features: Tensor, state: Tensor, prompt: Text) -> Tensor:
         """(B,) expected normalised return, -1 .. 0."""

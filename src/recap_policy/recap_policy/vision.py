@@ -1,4 +1,5 @@
-"""The image encoder: SigLIP-shaped, shared by all cameras, and the task that stands in for its pre-training.
+"""The image encoder: SigLIP's (arXiv 2303.15343), shared by all cameras, and the task that stands in for its
+pre-training where it starts from nothing.
 
 The tower is trained once to say where things are (`LocalizeHead`), then frozen: its pooled tokens are
 computed once per image and everything downstream takes them.
@@ -25,7 +26,7 @@ class VisionTower(nn.Module):
         self.stem = _conv_stem(config) if config.stem == "conv" else _patch_stem(config)
         self.positions = nn.Parameter(torch.randn(config.grid**2, config.width) * 0.2)
         self.layers = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
         if config.summary:
             self.summary = nn.Linear(config.pooled * config.width, config.summary * config.width)
 
@@ -47,10 +48,10 @@ class _EncoderLayer(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.up = nn.Linear(config.width, config.mlp)
         self.down = nn.Linear(config.mlp, config.width)
 

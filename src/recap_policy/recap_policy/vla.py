@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recap_policy.attention import KeyValue
-from recap_policy.backbone import Backbone, prefix_mask, token_positions
+from recap_policy.backbone import Backbone, prefix_mask, token_positions, unfilled
 from recap_policy.config import VLAConfig
 from recap_policy.expert import ActionExpert, draw_time
 from recap_policy.normalize import ActionCodec
@@ -48,6 +48,7 @@ class Batch:
     indicator: Tensor  # (B,) int: 1 positive, 0 negative, -1 absent
     actions: Tensor  # (B, H, dof) absolute joint commands from the observation's tick on
     weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
+    fast: Tensor | None = None  # (B, N) ids of the actions' FAST tokens: cue first, end mark last, then PAD
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -71,7 +72,10 @@ class _Context:
 
 
 class VLA(nn.Module):
-    def __init__(self, config: VLAConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, config: VLAConfig, tokenizer: Tokenizer | None = None, *, blank: bool = False
+    ) -> None:
+        """blank: leave what real backbones fill without memory (pretrained.py)."""
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or Tokenizer()
@@ -79,11 +83,13 @@ class VLA(nn.Module):
             raise ValueError(
                 f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
             )
-        self.vision = VisionTower(config.vision)
+        with unfilled(blank):
+            self.vision = VisionTower(config.vision)
         self.prefix = PrefixEmbedding(
-            config.prefix, config.backbone.width, config.vision.width, config.vision.tokens
+            config.prefix, config.backbone, config.vision.width, config.vision.tokens, blank
         )
-        self.backbone = Backbone(config.backbone)
+        with unfilled(blank):
+            self.backbone = Backbone(config.backbone)
         self.expert = ActionExpert(config.expert, config.backbone, config.prefix.dof, config.action_tokens)
         self.codec = ActionCodec(config.prefix.dof, config.horizon, config.action_tokens, config.action_basis)
 
@@ -105,7 +111,7 @@ class VLA(nn.Module):
         draws: int = 4,
         indicator_dropout: float | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars "loss" (to minimise), "flow" and "subtask".
+        """Scalars "loss" (to minimise), "flow", "subtask" and, where the batch has FAST tokens, "fast".
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
         `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
@@ -116,18 +122,25 @@ class VLA(nn.Module):
         prompt = self._prompt(batch.prompt)
         subtask = wrap([SUBTASK], text_ids(batch.subtask, self.tokenizer, self.config.max_text), NEWLINE)
         advantage = advantage_ids(indicator)
-        read, valid, x = self._embed(batch.image_features, batch.state, prompt, subtask, advantage)
+        tokens = [] if batch.fast is None else [batch.fast]
+        start, valid, x = self._embed(batch.image_features, batch.state, prompt, subtask, advantage, *tokens)
         mask = prefix_mask(valid, self._image_tokens)
-        hidden, cache = self.backbone(
-            x, token_positions(valid), mask, read=slice(read, read + subtask.shape[1] - 1)
-        )
+        stop = start + subtask.shape[1]
+        read = slice(start, stop - 1 if batch.fast is None else x.shape[1] - 1)
+        hidden, cache = self.backbone(x, token_positions(valid), mask, read=read)
         rows = len(batch.state)
         weight = torch.ones(rows, device=x.device) if batch.weight is None else batch.weight
-
-        logits = self.prefix.logits(hidden)
-        target = subtask[:, 1:]
-        crossed = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=PAD, reduction="none")
-        text = (crossed.sum(1) / (target != PAD).sum(1) * weight).mean()
+        text = (self._crossed(hidden[:, : stop - start - 1], subtask[:, 1:]) * weight).mean()
+        losses = {"subtask": text.detach()}
+        total = self.config.subtask_weight * text
+        if batch.fast is not None:
+            count = batch.fast.shape[1]
+            fast = (self._crossed(hidden[:, 1 - count :], batch.fast[:, 1:]) * weight).mean()
+            losses["fast"] = fast.detach()
+            total = total + self.config.fast_weight * fast
+            # The expert is blind to the FAST tokens: actions are predicted twice, each on its own.
+            valid = valid[:, :-count]
+            cache = [(keys[:, :, :-count], values[:, :, :-count]) for keys, values in cache]
 
         if self.config.insulate:
             cache = [(keys.detach(), values.detach()) for keys, values in cache]
@@ -138,11 +151,13 @@ class VLA(nn.Module):
         plan = self.expert.plan(valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws))
         velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan)
         flow = ((velocity - (noise - actions)).square().mean((1, 2, 3)) * weight).mean()
-        return {
-            "loss": flow + self.config.subtask_weight * text,
-            "flow": flow.detach(),
-            "subtask": text.detach(),
-        }
+        return {"loss": flow + total, "flow": flow.detach(), **losses}
+
+    def _crossed(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """(B, n, W) and the ids that follow (B, n) → (B,) cross-entropy per token that is no padding."""
+        logits = self.prefix.logits(hidden).float()
+        crossed = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=PAD, reduction="none")
+        return crossed.sum(1) / (target != PAD).sum(1).clamp_min(1)
 
     # Sampling
 
@@ -277,10 +292,10 @@ class VLA(nn.Module):
     def _extend(self, context: _Context, ids: Tensor) -> tuple[_Context, Tensor]:
         """Read (B, n) more ids, causally; hidden states (B, n, W)."""
         new = ids != PAD
+        valid = torch.cat([context.valid, new], 1)
         mask = torch.cat([context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2)
-        positions = context.valid.sum(1, keepdim=True) + token_positions(new)
-        hidden, cache = self.backbone(self.prefix.text(ids), positions, mask, past=context.cache)
-        return _Context(cache, torch.cat([context.valid, new], 1)), hidden
+        hidden, cache = self.backbone(self.prefix.text(ids), token_positions(valid), mask, past=context.cache)
+        return _Context(cache, valid), hidden
 
 
 def drop_indicator(indicator: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
