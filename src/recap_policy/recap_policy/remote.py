@@ -55,7 +55,7 @@ class RemotePolicy:
         station: Station,
         layout: Layout,
         first_timeout_s: float = 300.0,
-        timeout_s: float = 2.0,
+        timeout_s: float = 5.0,
         connect_timeout_s: float = 3.0,
     ):
         self.uri, self.station = uri, station
