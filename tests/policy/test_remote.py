@@ -471,6 +471,12 @@ def test_a_server_that_cannot_be_had(place: str, value: str, error: type, said: 
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
 
 
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "recap_policy.remote", None)
+    with pytest.raises(ContractError, match="ws://robot: a policy server wants msgpack and websockets 13"):
+        open_policy("ws://robot", STATION)
+
+
 def test_the_key_travels_as_openpis_client_sends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 

@@ -80,8 +80,12 @@ def open_policy(
         return Policy.load(place, value or None, station, threads=threads)
     check_place(place, value)
     from recap_policy.layout import load_layout
-    from recap_policy.remote import RemotePolicy
 
+    try:
+        from recap_policy.remote import RemotePolicy
+    except ImportError as error:
+        text = "a policy server wants msgpack and websockets 13 or later (requirements.txt)"
+        raise ContractError(f"{place}: {text}: {error}") from error
     return RemotePolicy(place, station, load_layout(layout))
 
 
