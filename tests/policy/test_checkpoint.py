@@ -123,9 +123,9 @@ def test_loaded_policy_gives_chunks_within_the_limits_and_a_value(saved: tuple[P
     assert chunk.positions.dtype == np.float64
     assert (chunk.positions >= STATION.lower).all() and (chunk.positions <= STATION.upper).all()
     assert chunk.value is not None and -1 <= chunk.value <= 0
-    policy.seed(7)
+    policy.reset(7)
     once = policy.infer(_images(), STATION.home, "insert the peg").positions
-    policy.seed(7)
+    policy.reset(7)
     assert np.array_equal(once, policy.infer(_images(), STATION.home, "insert the peg").positions)
 
 

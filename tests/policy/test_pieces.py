@@ -188,3 +188,8 @@ def test_chunk_with_a_nan_is_refused() -> None:
     chunk[3, 2] = np.nan
     with pytest.raises(ContractError, match="not finite"):
         ChunkBuffer().push(Chunk(chunk), 0)
+
+
+def test_chunk_that_ends_before_the_next_is_due_is_refused() -> None:
+    with pytest.raises(ContractError, match="has 16 steps, wanted at least 25"):
+        ChunkBuffer(execute=25).push(Chunk(np.zeros((16, 14))), 0)

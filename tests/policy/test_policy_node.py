@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from recap_policy.checkpoint import read, save_policy  # noqa: E402
 from recap_policy.config import vla_config  # noqa: E402
 from recap_policy.nodes.policy_node import PolicyNode  # noqa: E402
+from recap_policy.runtime import Policy  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402
 from recap_station import topics  # noqa: E402
 from recap_station.contract import load_station  # noqa: E402
@@ -158,6 +161,23 @@ def graph(shared: Graph) -> Iterator[Graph]:
     shared.chunks.clear()
 
 
+@contextmanager
+def served(checkpoint: str, port: int = 0) -> Iterator[int]:
+    """The checkpoint on a policy server → its port."""
+    from recap_policy.layout import load_layout
+    from recap_policy.serve import PolicyServer
+
+    policy = Policy.load(checkpoint, station=STATION, threads=1)
+    server = PolicyServer(policy, STATION, load_layout("aloha_openpi"), port=port)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.close()
+        thread.join()
+
+
 def test_commands_only_in_an_attempt_and_by_its_chunk(graph: Graph, checkpoints: tuple[str, str]) -> None:
     graph.mode(ControlMode.HOLD, "started")
     graph.run(0.3)
@@ -226,6 +246,39 @@ def test_without_a_checkpoint_it_waits_for_one(checkpoints: tuple[str, str]) -> 
         assert not wrong.success and "no checkpoint there" in wrong.message
         assert graph.load(checkpoints[0]).success
         graph.start_attempt()
+    finally:
+        graph.close()
+
+
+def test_a_policy_server_is_waited_for_drives_and_is_found_again(checkpoints: tuple[str, str]) -> None:
+    pytest.importorskip("websockets")
+    pytest.importorskip("msgpack")
+    with served(checkpoints[0]) as port:
+        pass
+    graph = Graph(f"ws://127.0.0.1:{port}", domain=170 + os.getpid() % 40)
+    try:
+        graph.wait(lambda: "no policy server there" in graph.status().message)
+        assert graph.status().level == WARN
+        with served(checkpoints[0], port):
+            graph.wait(lambda: graph.status().level != WARN)
+            assert graph.status().values["identity"] == read(checkpoints[0]).identity
+            graph.start_attempt()
+            graph.wait(lambda: graph.chunks)
+            assert graph.chunks[-1].checkpoint == read(checkpoints[0]).identity
+            assert graph.chunks[-1].horizon == 50 and len(graph.chunks[-1].positions) == 50 * STATION.dof
+        graph.wait(lambda: "the last inference failed: ws://" in graph.status().message)
+        graph.run(1.2)  # what was left of the last chunk
+        graph.commands.clear()
+        graph.run(0.3)
+        assert not graph.commands  # the arbiter holds
+        with served(checkpoints[1], port):
+            graph.wait(lambda: graph.commands)
+            assert graph.status().values["identity"] == read(checkpoints[1]).identity
+            assert graph.status().level != WARN
+            refused = graph.load("ws://127.0.0.1:1")
+            assert refused.success and "when the episode under way is over" in refused.message
+            graph.episode(Episode.ENDED)
+            graph.wait(lambda: "127.0.0.1:1: no policy server there" in graph.status().message)
     finally:
         graph.close()
 

@@ -14,6 +14,7 @@ setup(
         ("share/recap/launch", glob("launch/*.launch.py")),
         ("share/recap/config/stations", glob("config/stations/*.yaml")),
         ("share/recap/config/tasks", glob("config/tasks/*.yaml")),
+        ("share/recap/config/layouts", glob("config/layouts/*.yaml")),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

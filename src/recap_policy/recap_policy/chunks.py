@@ -37,8 +37,10 @@ class ChunkBuffer:
     def push(self, chunk: Chunk, observation_tick: int) -> None:
         """Row i of the chunk is meant for tick observation_tick + i. A chunk older than the held is ignored.
 
-        Raises ContractError where a number is not finite.
+        Raises ContractError where a number is not finite, and on a chunk that ends before the next is due.
         """
+        if len(chunk.positions) < self.execute:
+            raise ContractError(f"the chunk has {len(chunk.positions)} steps, wanted at least {self.execute}")
         if not np.isfinite(chunk.positions).all():
             raise ContractError("the chunk holds a number that is not finite")
         if self._chunk is None or observation_tick >= self._start:

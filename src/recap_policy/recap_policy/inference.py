@@ -1,8 +1,8 @@
 """Inference in a process of its own, so that neither torch nor a long kernel disturbs the 50 Hz loop.
 
 `InferenceProcess` is the near side: it imports no torch and never blocks. The far side is this module run
-as a program: it loads checkpoints, decodes the cameras' JPEGs and answers one request after the other over
-a socket pair. It ends when the near side does, however that ends.
+as a program: it loads checkpoints or connects to a policy server, decodes the cameras' JPEGs and answers one
+request after the other over a socket pair. It ends when the near side does, however that ends.
 """
 
 from __future__ import annotations
@@ -16,30 +16,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recap_policy.chunks import Chunk
+from recap_policy.interface import LAYOUT, PolicyInterface, open_policy
 from recap_station.contract import ContractError, Station
-
-if TYPE_CHECKING:
-    from recap_policy.runtime import Policy
 
 
 @dataclass(frozen=True)
 class Load:
-    """Bring these checkpoints. value: "" for none."""
+    """Bring these checkpoints. policy: a folder or ws://host:port; value: "" for none; layout: a server's."""
 
     ticket: int
     policy: str
     value: str
     station: Station
+    layout: str = LAYOUT
 
 
 @dataclass(frozen=True)
 class Infer:
-    """jpegs: camera name → JPEG bytes; state: (dof,) [rad; gripper 0..1]."""
+    """jpegs: camera name → JPEG bytes; state: (dof,) [rad; gripper 0..1]; reset: an attempt begins."""
 
     ticket: int
     jpegs: Mapping[str, bytes]
@@ -47,6 +45,7 @@ class Infer:
     prompt: str
     beta: float
     steps: int
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,21 @@ class InferenceProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def load(self, policy: str, value: str, station: Station) -> int:
+    def load(self, policy: str, value: str, station: Station, layout: str = LAYOUT) -> int:
         """Ask for checkpoints → ticket. Raises InferenceDied."""
-        return self._send(Load(0, policy, value, station))
+        return self._send(Load(0, policy, value, station, layout))
 
     def infer(
-        self, jpegs: Mapping[str, bytes], state: np.ndarray, prompt: str, beta: float = 1.0, steps: int = 5
+        self,
+        jpegs: Mapping[str, bytes],
+        state: np.ndarray,
+        prompt: str,
+        beta: float = 1.0,
+        steps: int = 5,
+        reset: bool = False,
     ) -> int:
         """Ask for a chunk → ticket. Raises InferenceDied."""
-        return self._send(Infer(0, jpegs, state, prompt, beta, steps))
+        return self._send(Infer(0, jpegs, state, prompt, beta, steps, reset))
 
     def poll(self, timeout_s: float = 0.0) -> Reply | None:
         """The next answer, if it is there within `timeout_s`. Raises InferenceDied."""
@@ -176,7 +181,7 @@ def main(descriptor: int, threads: int, nice: int) -> None:
     """The far side: answer requests until the near side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the near side ends this one
     connection = Connection(descriptor)
-    policy: Policy | None = None
+    policy: PolicyInterface | None = None
     while True:
         try:
             request = connection.recv()
@@ -188,7 +193,7 @@ def main(descriptor: int, threads: int, nice: int) -> None:
                 policy = _load(request, threads)
                 os.nice(nice)  # after the start, which somebody waits for
                 nice = 0
-                reply = Loaded(request.ticket, policy.identity, _value_identity(policy))
+                reply = Loaded(request.ticket, policy.identity, policy.value_identity)
             else:
                 reply = _infer(policy, request)
         except ValueError as error:  # all typed errors of the project are: they name what was wrong
@@ -199,29 +204,24 @@ def main(descriptor: int, threads: int, nice: int) -> None:
             return
 
 
-def _load(request: Load, threads: int) -> Policy:
-    from recap_policy.runtime import Policy
-
-    policy = Policy.load(request.policy, request.value or None, request.station, threads=threads)
+def _load(request: Load, threads: int) -> PolicyInterface:
+    policy = open_policy(request.policy, request.station, request.value, threads, request.layout)
     sizes = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in request.station.cameras}
     for _ in range(3):  # the first passes are slow: buffers and kernels are chosen then
         policy.infer(sizes, request.station.home, "warm up")
     return policy
 
 
-def _infer(policy: Policy | None, request: Infer) -> Inferred:
+def _infer(policy: PolicyInterface | None, request: Infer) -> Inferred:
     if policy is None:
         raise ContractError("no policy is loaded")
     started = time.monotonic()
+    if request.reset:
+        policy.reset()
     images = {camera: _decode(camera, jpeg) for camera, jpeg in request.jpegs.items()}
     chunk = policy.infer(images, request.state, request.prompt, request.beta, request.steps)
-    return Inferred(
-        request.ticket, chunk, policy.identity, _value_identity(policy), time.monotonic() - started
-    )
-
-
-def _value_identity(policy: Policy) -> str:
-    return policy.value_checkpoint.identity if policy.value_checkpoint else ""
+    seconds = time.monotonic() - started
+    return Inferred(request.ticket, chunk, policy.identity, policy.value_identity, seconds)
 
 
 def _decode(camera: str, jpeg: bytes) -> np.ndarray:

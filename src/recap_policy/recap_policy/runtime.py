@@ -10,13 +10,10 @@ import torch
 
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Chunk
+from recap_policy.interface import ObservationError, check_observations
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError, Station
-
-
-class ObservationError(ContractError):
-    """An observation does not fit the robot. One line with what was found and wanted."""
 
 
 class Policy:
@@ -69,9 +66,15 @@ class Policy:
     def identity(self) -> str:
         return self.checkpoint.identity
 
-    def seed(self, seed: int) -> None:
-        """Make the noise of the samples that follow repeatable."""
-        self._generator.manual_seed(seed)
+    @property
+    def value_identity(self) -> str:
+        return self.value_checkpoint.identity if self.value_checkpoint else ""
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the last sub-tasks. seed: makes the noise of the samples that follow repeatable."""
+        self._guess = []
+        if seed is not None:
+            self._generator.manual_seed(seed)
 
     def infer(
         self,
@@ -99,16 +102,11 @@ class Policy:
         indicator: str = "positive",
     ) -> list[Chunk]:
         """As `infer` for several observations at once; states: (B, dof)."""
-        if states.shape != (len(images), self.station.dof):
-            raise ObservationError(f"states are {states.shape}, wanted {(len(images), self.station.dof)}")
-        if not np.isfinite(states).all():
-            row, joint = np.argwhere(~np.isfinite(states))[0]
-            raise ObservationError(
-                f"state of joint {self.station.joint_names[joint]} is {states[row, joint]}, wanted a number"
-            )
+        check_observations(images, states, self.station)
         if len(prompts) != len(images):
             raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
-        pixels = torch.from_numpy(np.stack([self._views(views) for views in images]))
+        names = self.station.camera_names
+        pixels = torch.from_numpy(np.stack([np.stack([views[name] for name in names]) for views in images]))
         features = self.model.encode_images(pixels)
         state = torch.from_numpy(states).float()
         sample = self.model.sample(
@@ -130,15 +128,3 @@ class Policy:
             Chunk(positions[row], sample.subtask[row], indicator, values[row] if values else None)
             for row in range(len(images))
         ]
-
-    def _views(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
-        for camera in self.station.cameras:
-            wanted = (camera.height, camera.width, 3)
-            if camera.name not in images:
-                raise ObservationError(f"no image of camera {camera.name}, found {sorted(images) or 'none'}")
-            found = images[camera.name]
-            if found.shape != wanted or found.dtype != np.uint8:
-                raise ObservationError(
-                    f"image of {camera.name} is {found.shape} {found.dtype}, wanted {wanted} uint8"
-                )
-        return np.stack([images[name] for name in self.station.camera_names])

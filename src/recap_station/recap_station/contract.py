@@ -157,7 +157,7 @@ class Task:
 
 
 def config_folders() -> list[Path]:
-    """Where stations/ and tasks/ are looked for: $RECAP_CONFIG_PATH, installed shares, this checkout."""
+    """Where configuration is looked for: $RECAP_CONFIG_PATH, installed shares, this checkout."""
     folders = [Path(p) for p in os.environ.get("RECAP_CONFIG_PATH", "").split(os.pathsep) if p]
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     folders += [Path(p) / "share" / "recap" / "config" for p in prefixes if p]
@@ -168,7 +168,7 @@ def config_folders() -> list[Path]:
 
 def load_station(name_or_path: str | Path) -> Station:
     """Read a station by name ("aloha") or by path. Raises ContractError with the nearest name."""
-    data, source = _load("stations", name_or_path)
+    data, source = read_config("stations", name_or_path)
     try:
         joints: list[Joint] = []
         arms = {arm["prefix"]: arm for arm in data["arms"]}
@@ -195,7 +195,7 @@ def load_station(name_or_path: str | Path) -> Station:
 
 def load_task(name_or_path: str | Path) -> Task:
     """Read a task by name or by path. Raises ContractError with the nearest name."""
-    data, source = _load("tasks", name_or_path)
+    data, source = read_config("tasks", name_or_path)
     try:
         task = Task.from_dict(data)
     except (KeyError, TypeError) as error:
@@ -210,7 +210,11 @@ def load_task(name_or_path: str | Path) -> Task:
     return task
 
 
-def _load(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], Path]:
+def read_config(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], Path]:
+    """The mapping in config/<kind>/<name>.yaml, or in the YAML at a path, and where it was found.
+
+    Raises ContractError with the nearest name.
+    """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         known = {p.stem: p for folder in reversed(config_folders()) for p in (folder / kind).glob("*.yaml")}

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recap_policy.interface import LAYOUT, check_place, is_remote
+from recap_policy.layout import load_layout
 from recap_station.contract import ContractError, load_station, load_task
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
@@ -71,7 +73,8 @@ ARGUMENTS = (
     Argument("use_sim", "true", "start the simulated cell; false: the robot's own drivers run", BOOLEAN),
     Argument("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
     Argument("task", "handover_insert", "task: a name in config/tasks, or a path to a YAML"),
-    Argument("checkpoint", "", "folder of the policy; empty: wait for the load_policy service"),
+    Argument("checkpoint", "", "folder of the policy, or ws://host:port of one; empty: wait for load_policy"),
+    Argument("layout", LAYOUT, "names a policy server is spoken to in: of config/layouts, or a path"),
     Argument("value_checkpoint", "", "folder of the value function; empty: no value is published"),
     Argument("prompt", "", "what the policy is told; empty: the task's prompt"),
     Argument("record", "true", "write a bag of every attempt", BOOLEAN),
@@ -84,6 +87,7 @@ _BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 
 # Light nodes get no thread pools: the second core belongs to inference.
 _LIGHT = (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"))
+_POLICY = ("checkpoint", "layout", "value_checkpoint", "prompt")
 _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
@@ -93,7 +97,7 @@ NODES = (
     NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
     NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
-    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, "checkpoint", "value_checkpoint", "prompt")),
+    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY)),
     NodeSpec("recap_learner", "learner_node", "learner", _CELL),
 )
 
@@ -126,7 +130,12 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
     values = {argument.name: _checked(argument, values[argument.name]) for argument in ARGUMENTS}
     load_station(values["station"])
     load_task(values["task"])
-    for name in ("checkpoint", "value_checkpoint"):
+    folders = ["checkpoint", "value_checkpoint"]
+    if is_remote(values["checkpoint"]):
+        check_place(values["checkpoint"], values["value_checkpoint"])
+        load_layout(values["layout"])
+        folders.remove("checkpoint")
+    for name in folders:
         if values[name] and not Path(values[name]).is_dir():
             raise ContractError(f"{name} {values[name]!r}: wanted the folder of a checkpoint, found none")
     if values["params_file"] and not Path(values["params_file"]).is_file():

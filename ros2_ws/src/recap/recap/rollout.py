@@ -132,7 +132,7 @@ def run_attempt(
     rng = np.random.default_rng([seed, 1])
     cell.reset(seed)
     if policy is not None:
-        policy.seed(seed)
+        policy.reset(seed)
     arbiter = Arbiter(station)
     style = ""
     expert = operator = driver = None

@@ -21,12 +21,15 @@ from sensor_msgs.msg import CompressedImage, JointState
 
 from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
+from recap_policy.interface import LAYOUT, is_remote
 from recap_station import topics
 from recap_station.contract import ContractError
 from recap_station.nodes import qos
 from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
 
 RESTART_AFTER_S = 1.0
+RECONNECT_AFTER_S = 2.0  # a policy server that could not be had is asked for again
+ASK_AGAIN_AFTER_S = 0.1  # after an inference that failed
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class _Asked:
 class PolicyNode(RecapNode):
     NAME = "policy"
     PARAMETERS = (
-        Param("checkpoint", "", "folder of the policy; empty: wait for load_policy"),
+        Param("checkpoint", "", "folder of the policy, or ws://host:port; empty: wait for load_policy"),
+        Param("layout", LAYOUT, "names a policy server is spoken to in: of config/layouts, or a path"),
         Param("value_checkpoint", "", "folder of the value function; empty: no value is published"),
         Param(
             "prompt",
@@ -69,13 +73,15 @@ class PolicyNode(RecapNode):
         self._process = InferenceProcess(self.param("inference_threads"), self.param("inference_nice"))
         self._checkpoint, self._value_checkpoint = self.param("checkpoint"), self.param("value_checkpoint")
         self._identity, self._problem = "", ""
+        self._failure = ""  # of the last inference
         self._waiting_load = ""  # checkpoint to load when the episode is over
         self._load_answers: dict[int, tuple[str, Future]] = {}
         self._asked: _Asked | None = None
         self._flushed_ns = 0
         self._tick = 0
         self._deaths = 0
-        self._restart_s = 0.0
+        self._restart_s = self._reconnect_s = self._ask_s = 0.0
+        self._fresh = True  # whether the next observation is the first of an attempt
         self._latency_ms: deque[float] = deque(maxlen=200)
         self._mode: tuple[int, str] | None = None
         self._commanding = self._always
@@ -137,13 +143,14 @@ class PolicyNode(RecapNode):
         handing_back = self._mode is not None and self._mode[0] == ControlMode.HANDOVER
         self._decide(handing_back)
         if started:
+            self._fresh = True
             self._flush(to_ns(message.header.stamp))
 
     async def _on_load_policy(
         self, request: LoadPolicy.Request, response: LoadPolicy.Response
     ) -> LoadPolicy.Response:
         if not request.path:
-            raise ContractError("load_policy: path is empty, wanted the folder of a checkpoint")
+            raise ContractError("load_policy: path is empty, wanted a checkpoint's folder or ws://host:port")
         if self._running:
             self._waiting_load = request.path
             response.success, response.checkpoint = True, self._identity
@@ -171,6 +178,8 @@ class PolicyNode(RecapNode):
                 self._start_process()
             while (reply := self._process.poll()) is not None:
                 self._take(reply)
+            if 0 < self._reconnect_s <= time.monotonic() and not self._load_answers:
+                self._load(self._checkpoint)
             if self._waiting_load and not self._running:
                 self._load(self._waiting_load)
                 self._waiting_load = ""
@@ -183,7 +192,7 @@ class PolicyNode(RecapNode):
     def _ask(self) -> None:
         """Send the observation of this moment, if it is whole, recent and made after the last flush."""
         now = time.monotonic()
-        if self._state is None or len(self._images) < len(self.station.cameras):
+        if now < self._ask_s or self._state is None or len(self._images) < len(self.station.cameras):
             return
         seen = [(stamp, at) for _, stamp, at in self._images.values()]
         state, stamp_ns, received = self._state
@@ -193,8 +202,9 @@ class PolicyNode(RecapNode):
             return
         jpegs = {camera: bytes(message.data) for camera, (message, _, _) in self._images.items()}
         ticket = self._process.infer(
-            jpegs, state, self._prompt(), self.param("beta"), self.param("denoising_steps")
+            jpegs, state, self._prompt(), self.param("beta"), self.param("denoising_steps"), self._fresh
         )
+        self._fresh = False
         self._asked = _Asked(ticket, self._tick, stamp_ns, now)
 
     def _take(self, reply: Reply) -> None:
@@ -202,10 +212,16 @@ class PolicyNode(RecapNode):
             asked = self._asked
             if asked is not None and asked.ticket == reply.ticket:
                 self._asked = None
-                self._buffer.push(reply.chunk, asked.tick)
+                self._identity = reply.policy  # a server's may have changed
+                try:
+                    self._buffer.push(reply.chunk, asked.tick)
+                except ContractError as error:
+                    self._fail(str(error))
+                    return
+                self._failure = ""
                 self._publish(reply, asked)
         elif isinstance(reply, Loaded):
-            self._identity, self._problem = reply.policy, ""
+            self._identity, self._problem, self._failure = reply.policy, "", ""
             path, future = self._load_answers.pop(reply.ticket)
             self._checkpoint = path
             self._flush(self._flushed_ns)
@@ -214,10 +230,12 @@ class PolicyNode(RecapNode):
         elif reply.ticket in self._load_answers:
             self._problem = reply.message
             self._load_answers.pop(reply.ticket)[1].set_result(reply)
+            if not self._identity and is_remote(self._checkpoint):
+                self._reconnect_s = time.monotonic() + RECONNECT_AFTER_S
             self.complain("load_policy", reply.message)
         else:
             self._asked = None
-            self.complain("inference", reply.message)
+            self._fail(reply.message)
 
     def _publish(self, reply: Inferred, asked: _Asked) -> None:
         latency_s = time.monotonic() - asked.sent_s
@@ -265,8 +283,15 @@ class PolicyNode(RecapNode):
             self.get_logger().warning("no checkpoint: no commands until load_policy brings one")
 
     def _load(self, path: str, answer: Future | None = None) -> None:
-        ticket = self._process.load(path, self._value_checkpoint, self.station)
+        self._reconnect_s = 0.0
+        ticket = self._process.load(path, self._value_checkpoint, self.station, self.param("layout"))
         self._load_answers[ticket] = (path, answer or Future())
+
+    def _fail(self, message: str) -> None:
+        """An inference gave no chunk: the arbiter holds once the last one has run out."""
+        self._failure = message
+        self._ask_s = time.monotonic() + ASK_AGAIN_AFTER_S
+        self.complain("inference", message)
 
     def _bury(self, error: InferenceDied) -> None:
         self._deaths += 1
@@ -288,7 +313,9 @@ class PolicyNode(RecapNode):
             "restarts": self._deaths,
             "commanding": self._commanding,
         }
-        if self._identity and not self._problem:
+        if self._identity and self._failure:
+            yield Status("checkpoint", WARN, f"the last inference failed: {self._failure}", values)
+        elif self._identity and not self._problem:
             yield Status("checkpoint", OK, f"policy {self._identity}", values)
         elif self._problem:
             yield Status("checkpoint", WARN, self._problem, values)
