@@ -377,6 +377,37 @@ def test_whole_cell_comes_up_and_ctrl_c_ends_it_with_the_bag_closed(manager: str
                 process.kill()
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_however_bring_up_ends_no_node_goes_on(number: int, tmp_path: Path) -> None:
+    """Killed, its terminal closed, or told to end: nothing may command a robot that nobody looks after."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(60 + os.getpid() % 40)}
+    log = tmp_path / "up.log"
+    with log.open("w") as file:
+        graph = subprocess.Popen(
+            [sys.executable, "-m", "recap", "up", "--manager", "supervisor", "record:=false"],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 60.0
+        while "no checkpoint" not in log.read_text():  # the policy node is up
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        family = psutil.Process(graph.pid).children(recursive=True)
+        assert len(family) >= 6
+        graph.send_signal(number)
+        graph.wait(20)
+        _, left = psutil.wait_procs(family, timeout=20.0)
+        assert left == []
+    finally:
+        graph.kill()
+        graph.wait()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 @needs_launch
 def test_ros2_launch_shows_every_argument(tmp_path: Path) -> None:
     done = subprocess.run(

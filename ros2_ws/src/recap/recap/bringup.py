@@ -11,10 +11,11 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recap_station.contract import ContractError, load_station, load_task
+from recap_station.parent import STARTER
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
@@ -143,8 +144,10 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             argument, value = _BY_NAME[name], values[name]
             typed = value == "true" if argument.choices == BOOLEAN else value
             (defaults if value == argument.default else given)[parameter or name] = typed
+        # Nodes end with the process that planned them: supervisor's or launch's.
+        tied = replace(spec, environment=(*spec.environment, (STARTER, str(os.getpid()))))
         nodes.append(
-            PlannedNode(spec, namespace, defaults, values["params_file"], given, values["log_level"])
+            PlannedNode(tied, namespace, defaults, values["params_file"], given, values["log_level"])
         )
     return nodes
 
