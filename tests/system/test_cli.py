@@ -32,6 +32,7 @@ def test_help_has_an_example_and_json(verb: str) -> None:
     assert done.returncode == 0
     assert f"./recap {verb}" in done.stdout
     assert "--json" in done.stdout
+    assert f"Usage: recap {verb} " in done.stdout
 
 
 def test_misspelt_verb_suggests_the_nearest() -> None:
@@ -48,17 +49,18 @@ def test_misspelt_verb_suggests_the_nearest() -> None:
         (["up", "--manager", "systemd"], 2, "supervisor"),
         (["convert", "no/such/bags"], 1, "no/such/bags"),
         (["eval", "no/such/policy"], 1, "no/such/policy"),
-        (["collect", "--style", "fats"], 1, "sloppy"),
+        (["collect", "--style", "fats"], 2, "sloppy"),
         (["collect", "--attempts", "0"], 2, "attempts"),
+        (["collect", "--task", "handover_inser", "--attempts", "1"], 1, "'handover_insert'"),
+        (["convert"], 2, "recap convert --help"),
     ],
 )
 def test_wrong_input_is_one_readable_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
-    done = recap(*words, cwd=tmp_path)
+    done = recap(*words, "--json", cwd=tmp_path)
     assert done.returncode == code
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    if code == 1:
-        assert len(done.stderr.strip().splitlines()) == 1
+    [line] = done.stderr.strip().splitlines()
+    assert said in line
+    assert json.loads(done.stdout) == {"ok": False, "error": line.removeprefix("recap: ")}
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
@@ -92,6 +94,14 @@ def test_command_line_starts_without_the_heavy_libraries() -> None:
     code = f"import sys, recap.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_policy_that_cannot_be_loaded_is_one_readable_line(tmp_path: Path) -> None:
+    """Found by the worker processes, which must not break with a traceback each."""
+    done = recap("eval", str(tmp_path), "--attempts", "2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"recap: {tmp_path}: no checkpoint there")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_show_args_lists_every_launch_argument() -> None:
