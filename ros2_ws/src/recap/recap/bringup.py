@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from recap_policy.description import check
 from recap_station.contract import ContractError, load_station, load_task
 from recap_station.parent import STARTER
 
@@ -125,11 +126,13 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
     checkpoint or parameter file named cannot be used: before anything has been started.
     """
     values = {argument.name: _checked(argument, values[argument.name]) for argument in ARGUMENTS}
-    load_station(values["station"])
+    station = load_station(values["station"])
     load_task(values["task"])
-    for name in ("checkpoint", "value_checkpoint"):
+    for name, kind in (("checkpoint", "policy"), ("value_checkpoint", "value")):
         if values[name] and not Path(values[name]).is_dir():
             raise ContractError(f"{name} {values[name]!r}: wanted the folder of a checkpoint, found none")
+        if values[name]:
+            check(values[name], kind, station)
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise ContractError(f"params_file {values['params_file']!r}: no such file")
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
