@@ -212,7 +212,8 @@ class BagReader:
         self.files = [self.path / name for name in listed] or sorted(self.path.glob("*.mcap"))
         missing = [str(file) for file in self.files if not file.is_file()]
         if not self.files or missing:
-            raise BagError(f"no bag in {self.path}: {missing[0] if missing else 'no .mcap file'} is missing")
+            lacking = f"{missing[0]} is missing" if missing else "no .mcap file is there"
+            raise BagError(f"no bag in {self.path}: {lacking}")
         self.closed_cleanly = described.is_file()
         self._scans = []
         for file in self.files:
