@@ -235,6 +235,31 @@ def convert(
     raise typer.Exit(1 if problems else 0)
 
 
+@app.command()
+def label(
+    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    outcome: Annotated[str, typer.Option(help="How the attempts ended: success, failure or discarded.")],
+    reason: Annotated[str, typer.Option(help="Why, for a person to read.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Say how recorded attempts ended, in their bags' metadata; what was recorded stays as it is.
+
+    For a wrong outcome, and for bags without one, such as those of a recorder that was killed.
+
+    Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
+    """
+    from recap.bringup import UsageError
+    from recap_learner.episodes import OUTCOMES, find_bags
+    from recap_station.bags import amend_metadata
+
+    if outcome not in OUTCOMES:
+        raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
+    found = find_bags(bags)
+    for bag in found:
+        amend_metadata(bag, {"recap.outcome": outcome, "recap.reason": reason or outcome})
+    _tell({"bags": [str(bag) for bag in found], "outcome": outcome}, as_json)
+
+
 @app.command(name="eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
