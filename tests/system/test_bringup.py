@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import runpy
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,26 @@ def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
 def test_wrong_argument_is_refused_before_anything_starts(word: str, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         planned(word)
+
+
+def test_checkpoint_of_another_robot_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    station = bringup.load_station("aloha")
+    other = replace(station, joints=(replace(station.joints[0], name="left_base"), *station.joints[1:]))
+    about = {"format": 1, "identity": "0", "tower": "0", "prompts": [], "lineage": {}}
+    folders = (("ours", "policy", station), ("value", "value", station), ("theirs", "policy", other))
+    for name, kind, robot in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(
+            json.dumps({**about, "kind": kind, "station": robot.to_dict()})
+        )
+        (tmp_path / name / "weights.safetensors").touch()
+    assert planned(f"checkpoint:={tmp_path / 'ours'}")
+    with pytest.raises(ContractError, match="another robot: found joint 'left_base', wanted 'left_waist'"):
+        planned(f"checkpoint:={tmp_path / 'theirs'}")
+    with pytest.raises(ContractError, match="checkpoint of a value, wanted a policy"):
+        planned(f"checkpoint:={tmp_path / 'value'}")
+    with pytest.raises(ContractError, match="no checkpoint there"):
+        planned(f"checkpoint:={tmp_path}")
 
 
 def test_arguments_given_win_over_parameter_file_and_that_over_defaults(tmp_path: Path) -> None:
