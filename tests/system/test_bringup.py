@@ -66,6 +66,7 @@ def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
         ("station:=alhoa", ContractError, "'aloha'"),
         ("checkpoint:=no/such/folder", ContractError, "no/such/folder"),
         ("params_file:=none.yaml", ContractError, "none.yaml"),
+        ("pedal:=keyboard", UsageError, "no terminal"),
     ],
 )
 def test_wrong_argument_is_refused_before_anything_starts(word: str, error: type, said: str) -> None:

@@ -78,7 +78,7 @@ ARGUMENTS = (
     Argument("prompt", "", "what the policy is told; empty: the task's prompt"),
     Argument("record", "true", "write a bag of every attempt", BOOLEAN),
     Argument("bag_dir", "bags", "folder for the bags"),
-    Argument("pedal", "", "keyboard, or a device in /dev/input/by-id; empty: joy comes from another node"),
+    Argument("pedal", "", "a device in /dev/input/by-id; empty: joy comes from another node"),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
 
@@ -135,6 +135,11 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             check(values[name], kind, station)
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise ContractError(f"params_file {values['params_file']!r}: no such file")
+    if values["pedal"] == "keyboard":
+        raise UsageError(
+            "pedal:=keyboard: the nodes of a bring-up have no terminal; run in one: "
+            "python -m recap_teleop.nodes.pedal_node --ros-args -p device:=keyboard"
+        )
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
     nodes = []
     for spec in NODES:
