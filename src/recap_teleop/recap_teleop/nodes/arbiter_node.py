@@ -56,7 +56,6 @@ class ArbiterNode(RecapNode):
         self._chunk_fresh = False
         self._published: tuple[Mode, str] | None = None
         self._mode_due_s = 0.0
-        self._others = 0
         self._command = JointState(name=list(self.station.joint_names))
         self._commands = self.create_publisher(JointState, topics.JOINT_COMMAND, qos.COMMAND)
         self._modes = self.create_publisher(ControlMode, topics.CONTROL_MODE, qos.LATCHED)
