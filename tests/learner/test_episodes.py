@@ -9,7 +9,7 @@ import pytest
 
 from recap_learner.episodes import ConversionError, convert_bags, load_episode, read_bag, read_images
 from recap_station import topics
-from recap_station.bags import BagWriter
+from recap_station.bags import BagWriter, amend_metadata
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
 
@@ -111,7 +111,47 @@ def test_a_bag_without_outcome_is_refused_and_the_others_go_on(tmp_path):
     make_bag(tmp_path / "b")
     files, problems = convert_bags([tmp_path / "a", tmp_path / "b"], tmp_path / "store")
     assert len(files) == 1 and len(problems) == 1
-    assert "no outcome" in problems[0] and "label it first" in problems[0]
+    assert "no outcome" in problems[0] and "./recap label" in problems[0]
+
+
+def test_a_damaged_bag_costs_no_other(tmp_path):
+    damaged = make_bag(tmp_path / "bags")
+    file = damaged / "attempt_0.mcap"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    unknown = tmp_path / "bags" / "unknown joint"
+    with BagWriter(unknown, topics.recorded_topics(STATION)) as writer:
+        writer.write(topics.JOINT_STATES, START, joint_state(START, ["left_wiast"], [0.0]))
+        contract = {"recap.task": json.dumps(TASK.to_dict()), "recap.station": json.dumps(STATION.to_dict())}
+        writer.set_metadata({**contract, "recap.outcome": "success"})
+    (tmp_path / "bags" / "wrong").mkdir()
+    (tmp_path / "bags" / "wrong" / "wrong_0.mcap").write_bytes(b"no MCAP")
+    make_bag(tmp_path / "good")
+    files, problems = convert_bags([tmp_path / "bags", tmp_path / "good"], tmp_path / "store")
+    assert len(files) == 1 and len(problems) == 3
+    assert "checksum" in problems[0] and "not an MCAP file" in problems[2]
+    assert "'left_wiast', did you mean 'left_waist'" in problems[1]
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_a_new_outcome_is_converted_anew_and_nothing_else(tmp_path):
+    bag, store = make_bag(tmp_path / "bags"), tmp_path / "store"
+    [file], _ = convert_bags([bag], store)
+    first = file.stat().st_mtime_ns
+    convert_bags([bag], store)
+    assert file.stat().st_mtime_ns == first
+    amend_metadata(bag, {"recap.outcome": "failure"})
+    convert_bags([bag], store)
+    assert load_episode(file).info.outcome == "failure"
+
+
+def test_two_bags_of_one_name_are_not_taken_for_one(tmp_path):
+    make_bag(tmp_path / "monday")
+    make_bag(tmp_path / "tuesday", outcome="failure")
+    files, problems = convert_bags([tmp_path / "monday", tmp_path / "tuesday"], tmp_path / "store")
+    assert len(files) == 1 and load_episode(files[0]).info.outcome == "success"
+    assert len(problems) == 1 and "rename one of the bags" in problems[0]
 
 
 def test_a_folder_without_bags_is_an_error(tmp_path):

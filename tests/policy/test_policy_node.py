@@ -144,7 +144,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def shared(checkpoints: tuple[str, str]) -> Iterator[Graph]:
-    shared = Graph(checkpoints[0], domain=100 + os.getpid() % 50)
+    shared = Graph(checkpoints[0], domain=1 + os.getpid() % 20)
     yield shared
     shared.close()
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_is_loaded_between_attempts(graph: Graph, checkpoints: tupl
 
 
 def test_without_a_checkpoint_it_waits_for_one(checkpoints: tuple[str, str]) -> None:
-    graph = Graph("", domain=150 + os.getpid() % 50)
+    graph = Graph("", domain=21 + os.getpid() % 20)
     try:
         graph.run(0.3)
         assert graph.status().level == WARN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 from rosbags.highlevel import AnyReader
@@ -20,12 +22,13 @@ from recap_station.bags import (
     BagError,
     BagReader,
     BagWriter,
+    amend_metadata,
     compressed_image,
     deserialize,
     joint_state,
     serialize,
 )
-from recap_station.cdr import stamp_ns
+from recap_station.cdr import stamp_ns, type_hash
 from recap_station.contract import ContractError, load_station
 
 STATION = load_station("aloha")
@@ -100,6 +103,62 @@ def test_namespace_is_in_the_file_and_not_in_the_reader(tmp_path: Path) -> None:
     with AnyReader([tmp_path / "bag"]) as reader:
         assert list(reader.topics) == ["/cell_1/joint_states"]
     assert [name for name, _, _ in BagReader(tmp_path / "bag").messages()] == ["joint_states"]
+
+
+def test_metadata_is_what_rosbag2_of_jazzy_reads(tmp_path: Path) -> None:
+    """Every key that its decoder asks for, in the types it asks for; the embedded copy says the same."""
+    write_bag(tmp_path / "bag")
+    text = (tmp_path / "bag" / "metadata.yaml").read_text()
+    found = yaml.safe_load(text)["rosbag2_bagfile_information"]
+    assert "&" not in text and found["version"] == 9 and found["storage_identifier"] == "mcap"
+    assert found["relative_file_paths"] == ["bag_0.mcap"] and found["ros_distro"] == "jazzy"
+    assert found["compression_format"] == found["compression_mode"] == ""
+    assert found["duration"]["nanoseconds"] == 99 * 20_000_000 + 1
+    assert found["files"][0]["message_count"] == found["message_count"] == 200
+    assert all(isinstance(value, str) for value in found["custom_data"].values())
+    for topic in found["topics_with_message_count"]:
+        [profile] = topic["topic_metadata"]["offered_qos_profiles"]
+        assert profile["history"] == "keep_last" and profile["liveliness"] == "automatic"
+        assert set(profile["deadline"]) == set(profile["lifespan"]) == {"sec", "nsec"}
+        assert profile["avoid_ros_namespace_conventions"] is False
+    with open(tmp_path / "bag" / "bag_0.mcap", "rb") as file:
+        records = {record.name: record.metadata for record in make_reader(file).iter_metadata()}
+    assert yaml.safe_load(records["rosbag2"]["serialized_metadata"]) == found
+
+
+def test_type_hashes_are_those_of_the_installed_interfaces() -> None:
+    share = [Path(p) / "share" for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    checked = 0
+    for kind in set(RECORDED.values()):
+        files = [folder / f"{kind}.json" for folder in share if (folder / f"{kind}.json").is_file()]
+        for file in files[:1]:
+            rows = json.loads(file.read_text())["type_hashes"]
+            assert type_hash(kind) == next(row["hash_string"] for row in rows if row["type_name"] == kind)
+            checked += 1
+    if not checked:
+        pytest.skip("no ROS 2 interfaces are installed here")
+    assert checked == len(set(RECORDED.values()))
+
+
+def test_bag_of_a_killed_recorder_can_be_given_an_outcome(tmp_path: Path) -> None:
+    bag = BagWriter(tmp_path / "bag", RECORDED, topics.LATCHED, namespace="cell_1")
+    bag.set_metadata({"recap.episode": "killed", "recap.outcome": "unknown"})
+    for tick in range(10):
+        bag.write(topics.JOINT_COMMAND, tick, joint_state(tick, ["a"], [0.0]))
+    bag.flush()  # and no close()
+    assert [name for name, _, _ in BagReader(tmp_path / "bag").messages()] == [topics.JOINT_COMMAND] * 10
+    amend_metadata(tmp_path / "bag", {"recap.outcome": "failure"})
+    amended = BagReader(tmp_path / "bag")
+    assert amended.metadata["recap.outcome"] == "failure" and amended.metadata["recap.episode"] == "killed"
+    assert not amended.closed_cleanly and sum(1 for _ in amended.messages()) == 10
+    described = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())
+    by_name = {
+        topic["topic_metadata"]["name"]: topic
+        for topic in described["rosbag2_bagfile_information"]["topics_with_message_count"]
+    }
+    assert by_name["/cell_1/joint_command"]["message_count"] == 10
+    [latched] = by_name["/cell_1/episode"]["topic_metadata"]["offered_qos_profiles"]
+    assert latched["durability"] == "transient_local"
 
 
 KILLED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import runpy
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +66,32 @@ def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
         ("station:=alhoa", ContractError, "'aloha'"),
         ("checkpoint:=no/such/folder", ContractError, "no/such/folder"),
         ("params_file:=none.yaml", ContractError, "none.yaml"),
+        ("pedal:=keyboard", UsageError, "no terminal"),
     ],
 )
 def test_wrong_argument_is_refused_before_anything_starts(word: str, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         planned(word)
+
+
+def test_checkpoint_of_another_robot_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    station = bringup.load_station("aloha")
+    other = replace(station, joints=(replace(station.joints[0], name="left_base"), *station.joints[1:]))
+    about = {"format": 1, "identity": "0", "tower": "0", "prompts": [], "lineage": {}}
+    folders = (("ours", "policy", station), ("value", "value", station), ("theirs", "policy", other))
+    for name, kind, robot in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(
+            json.dumps({**about, "kind": kind, "station": robot.to_dict()})
+        )
+        (tmp_path / name / "weights.safetensors").touch()
+    assert planned(f"checkpoint:={tmp_path / 'ours'}")
+    with pytest.raises(ContractError, match="another robot: found joint 'left_base', wanted 'left_waist'"):
+        planned(f"checkpoint:={tmp_path / 'theirs'}")
+    with pytest.raises(ContractError, match="checkpoint of a value, wanted a policy"):
+        planned(f"checkpoint:={tmp_path / 'value'}")
+    with pytest.raises(ContractError, match="no checkpoint there"):
+        planned(f"checkpoint:={tmp_path}")
 
 
 def test_arguments_given_win_over_parameter_file_and_that_over_defaults(tmp_path: Path) -> None:
@@ -372,6 +395,37 @@ def test_whole_cell_comes_up_and_ctrl_c_ends_it_with_the_bag_closed(manager: str
             family = psutil.Process(graph.pid).children(recursive=True)
             graph.kill()
             graph.wait()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_however_bring_up_ends_no_node_goes_on(number: int, tmp_path: Path) -> None:
+    """Killed, its terminal closed, or told to end: nothing may command a robot that nobody looks after."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(60 + os.getpid() % 40)}
+    log = tmp_path / "up.log"
+    with log.open("w") as file:
+        graph = subprocess.Popen(
+            [sys.executable, "-m", "recap", "up", "--manager", "supervisor", "record:=false"],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 60.0
+        while "no checkpoint" not in log.read_text():  # the policy node is up
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        family = psutil.Process(graph.pid).children(recursive=True)
+        assert len(family) >= 6
+        graph.send_signal(number)
+        graph.wait(20)
+        _, left = psutil.wait_procs(family, timeout=20.0)
+        assert left == []
+    finally:
+        graph.kill()
+        graph.wait()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -64,11 +64,15 @@ def test_requests_that_do_not_fit_are_refused_in_words() -> None:
     control.prepare("one", 0)
     with pytest.raises(EpisodeError, match="one is being prepared"):
         control.prepare("two", 0)
+    with pytest.raises(EpisodeError, match="one does not run yet"):
+        control.end(0.0, Outcome.SUCCESS, "")
     control.run(0.0, 0)
     with pytest.raises(EpisodeError, match="one is running"):
         control.prepare("two", 0)
     with pytest.raises(EpisodeError, match="found 0"):
         control.end(1.0, Outcome.UNKNOWN, "")
+    with pytest.raises(EpisodeError, match=r"wanted outcome 1 \(success\), .*found 7"):
+        control.end(1.0, 7, "")
     assert control.episode.phase is Phase.RUNNING
 
 

@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recap_station import topics
-from recap_station.bags import BagError, BagReader, deserialize
-from recap_station.contract import Station, Task
+from recap_station.bags import BagReader, deserialize
+from recap_station.contract import ContractError, Station, Task
 from recap_station.files import replace_file
 from recap_station.ticks import STALE_S, age_s, hold, tick_times
 
 SUFFIX = ".episode.parquet"
+OUTCOMES = ("success", "failure", "discarded")  # what a person or the simulator may say of an attempt
 EPISODE_RUNNING = 1  # recap_interfaces/msg/Episode.RUNNING
 
 
@@ -88,7 +89,8 @@ def convert_bags(
 ) -> tuple[list[Path], list[str]]:
     """Convert bags, or folders of bags, into `store` → (files written or already there, problems).
 
-    A bag that cannot be used becomes one line in the problems; the others go on.
+    A bag that was changed since, such as by a new outcome, is converted anew. One that cannot be used
+    becomes one line in the problems; the others go on. Raises OSError where the store cannot be written.
     """
     folders = find_bags(bags)
     files: list[Path] = []
@@ -96,14 +98,31 @@ def convert_bags(
     for index, folder in enumerate(folders):
         target = store / f"{folder.name}{SUFFIX}"
         try:
-            if not target.exists():
-                save_episode(read_bag(folder, store), target)
+            episode = None if _converted(folder, target) else read_bag(folder, store)
+        except (ConversionError, ContractError) as error:
+            problems.append(f"{folder}: {error}".replace("\n", " "))
+        except Exception as error:  # somebody else's data: whatever is wrong with it, the others go on
+            problems.append(f"{folder}: {type(error).__name__}: {error}".replace("\n", " "))
+        else:
+            if episode is not None:
+                save_episode(episode, target)
             files.append(target)
-        except (ConversionError, BagError) as error:
-            problems.append(f"{folder}: {error}")
         if progress:
             progress((index + 1) / len(folders), f"{index + 1}/{len(folders)} bags")
     return files, problems
+
+
+def _converted(folder: Path, target: Path) -> bool:
+    """Whether `target` is this bag's episode, and no older than the bag. Raises ConversionError where it is
+    that of another bag of the same name."""
+    if not target.exists():
+        return False
+    about = json.loads((pq.read_schema(target).metadata or {}).get(b"recap.episode", b"{}"))
+    other = (target.parent / about.get("bag", folder)).resolve()
+    if other != folder.resolve() and other.is_dir():
+        raise ConversionError(f"{target} is the episode of {other} already; rename one of the bags")
+    newest = max(file.stat().st_mtime_ns for file in (*folder.glob("*.mcap"), *folder.glob("metadata.yaml")))
+    return other == folder.resolve() and target.stat().st_mtime_ns >= newest
 
 
 def find_bags(paths: Iterable[Path]) -> list[Path]:
@@ -126,12 +145,16 @@ def read_bag(folder: Path, store: Path) -> Episode:
     about = reader.metadata
     if "recap.station" not in about or "recap.task" not in about:
         raise ConversionError("its metadata holds no contract (recap.station, recap.task): not an attempt")
-    station = Station.from_dict(json.loads(about["recap.station"]))
-    task = Task.from_dict(json.loads(about["recap.task"]))
+    try:
+        station = Station.from_dict(json.loads(about["recap.station"]))
+        task = Task.from_dict(json.loads(about["recap.task"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"its contract cannot be read: {error!r}") from error
     outcome = about.get("recap.outcome", "unknown")
-    if outcome not in ("success", "failure", "discarded"):
+    if outcome not in OUTCOMES:
         raise ConversionError(
-            f"it has no outcome (found {outcome!r}, wanted success, failure or discarded): label it first"
+            f"it has no outcome (found {outcome!r}, wanted success, failure or discarded); "
+            f"./recap label {folder} --outcome <one of them>"
         )
     streams = _read_streams(reader, station)
     commands = streams.joints[topics.JOINT_COMMAND]

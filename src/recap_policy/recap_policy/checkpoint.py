@@ -1,8 +1,7 @@
 """Checkpoints: a folder of `weights.safetensors` and `config.json`; nothing in it is ever unpickled.
 
-The JSON holds kind, model configuration, vocabulary, the station (whose fingerprint must agree with the
-robot), the prompts seen in training and where the weights came from. Statistics of states and actions are
-tensors among the weights. The identity is a hash of weights and JSON, and is verified on loading.
+The JSON (see `description`) also holds the model's configuration and vocabulary. Statistics of states and
+actions are tensors among the weights. The identity is a hash of weights and JSON, verified on loading.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,31 +25,27 @@ from recap_policy.config import (
     value_from_dict,
     vla_from_dict,
 )
+from recap_policy.description import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    Checkpoint,
+    CheckpointError,
+    check,
+    read,
+    read_config,
+)
 from recap_policy.tokens import Tokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA
 from recap_station.contract import Station
 
-FORMAT = 1
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or for something else. One line with what was found and wanted."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is known of a checkpoint beside its weights."""
-
-    kind: str  # "policy", "value" or "vision"
-    identity: str
-    tower: str  # identity of the image tower whose tokens the model takes or gives
-    station: Station | None  # None for a tower: it belongs to no robot
-    prompts: tuple[str, ...] = ()
-    lineage: Mapping[str, Any] = field(default_factory=dict)
+__all__ = [
+    "Checkpoint", "CheckpointError", "load_policy", "load_value", "load_vision", "read",
+    "save_policy", "save_value", "save_vision", "tower_identity", "vision_identity",
+]  # fmt: skip
 
 
 def save_policy(
@@ -115,11 +109,6 @@ def load_vision(folder: str | Path) -> VisionTower:
     return _load(Path(folder), "vision", None, lambda c: VisionTower(vla_from_dict(c["model"]).vision))
 
 
-def read(folder: str | Path) -> Checkpoint:
-    """What is known of a checkpoint, without its weights. Raises CheckpointError."""
-    return _describe(_config(Path(folder)), Path(folder))
-
-
 def vision_identity(folder: str | Path) -> str:
     """Identity of the image tower in a checkpoint of any kind: the key of cached image tokens."""
     return read(folder).tower
@@ -171,14 +160,7 @@ def _save(
 def _load(
     folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any]], Model]
 ) -> Model:
-    config = _config(folder)
-    checkpoint = _describe(config, folder)
-    if checkpoint.kind != kind:
-        raise CheckpointError(f"{folder}: checkpoint of a {checkpoint.kind}, wanted a {kind}")
-    if station and checkpoint.station and checkpoint.station.fingerprint != station.fingerprint:
-        raise CheckpointError(
-            f"{folder}: checkpoint of another robot: {_difference(checkpoint.station, station)}"
-        )
+    config, checkpoint = read_config(folder), check(folder, kind, station)
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
@@ -194,50 +176,6 @@ def _load(
     _check_shapes(folder, tensors, _tensors(model))
     model.load_state_dict(tensors)
     return model.eval()
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no checkpoint there: wanted {CONFIG} and {WEIGHTS}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path}: format {found!r}, wanted {FORMAT}")
-    return config
-
-
-def _describe(config: dict[str, Any], folder: Path) -> Checkpoint:
-    try:
-        return Checkpoint(
-            kind=config["kind"],
-            identity=config["identity"],
-            station=Station.from_dict(config["station"]) if config["station"] else None,
-            prompts=tuple(config["prompts"]),
-            lineage=config["lineage"],
-            tower=config["tower"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: entry missing or wrong: {error}") from error
-
-
-def _difference(found: Station, wanted: Station) -> str:
-    """The first thing in which two stations differ, in words."""
-    for one, other in zip(found.joint_names, wanted.joint_names, strict=False):
-        if one != other:
-            return f"found joint {one!r}, wanted {other!r}"
-    if found.dof != wanted.dof:
-        return f"found {found.dof} joints, wanted {wanted.dof}"
-    for has, wants in zip(found.cameras, wanted.cameras, strict=False):
-        if (has.name, has.width, has.height) != (wants.name, wants.width, wants.height):
-            return (
-                f"found camera {has.name} of {has.width}x{has.height}, "
-                f"wanted {wants.name} of {wants.width}x{wants.height}"
-            )
-    return f"found {len(found.cameras)} cameras, wanted {len(wanted.cameras)}"
 
 
 def _check_shapes(folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -22,16 +22,11 @@ import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
-from recap_station.cdr import (
-    compressed_image,
-    definition,
-    deserialize,
-    joint_state,
-    serialize,
-    type_hash,
-)
+from recap_station.bag_metadata import RecordedTopic, information, offered_qos, to_yaml
+from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
 from recap_station.contract import ContractError
 from recap_station.mcap_scan import Scan
+from recap_station.topics import LATCHED
 
 FLUSH_S = 1.0  # what a SIGKILL may cost
 FLUSH_BYTES = 1 << 20
@@ -40,8 +35,6 @@ __all__ = [
     "BagError", "BagReader", "BagWriter", "amend_metadata",
     "compressed_image", "deserialize", "joint_state", "serialize",
 ]  # fmt: skip
-
-_FOREVER = {"sec": 9223372036, "nsec": 854775807}
 
 
 class BagError(ContractError):
@@ -68,7 +61,7 @@ class BagWriter:
         self._topics = dict(topics)
         self._latched = frozenset(latched)
         self._prefix = f"/{namespace.strip('/')}/" if namespace.strip("/") else "/"
-        self._custom: dict[str, str] = {}
+        self._custom = {"recap.namespace": self._prefix}
         self._start_ns, self._end_ns = 2**63 - 1, 0
         self._pending_bytes = 0
         try:
@@ -81,6 +74,7 @@ class BagWriter:
         self._mcap.start(profile="ros2", library="recap")
         self._channels = self._register()
         self._flushed = time.monotonic()
+        self._mcap.add_metadata("recap", self._custom)
         self.flush()
 
     def write(self, topic: str, time_ns: int, cdr: bytes) -> None:
@@ -124,12 +118,12 @@ class BagWriter:
             return
         if not self._file.broken:  # else the file ends after its last whole chunk, without a summary
             with contextlib.suppress(OSError):
-                self._mcap.add_metadata("rosbag2", {"serialized_metadata": _yaml(self._information())})
+                self._mcap.add_metadata("rosbag2", {"serialized_metadata": to_yaml(self._information())})
                 self._mcap.finish()
         self._file.close()
         whole = {"rosbag2_bagfile_information": self._information()}
         temporary = self.path / "metadata.yaml.tmp"
-        temporary.write_text(_yaml(whole))
+        temporary.write_text(to_yaml(whole))
         temporary.replace(self.path / "metadata.yaml")
 
     def __enter__(self) -> BagWriter:
@@ -149,43 +143,18 @@ class BagWriter:
         for topic, kind in self._topics.items():
             if kind not in schemas:
                 schemas[kind] = self._mcap.register_schema(kind, "ros2msg", definition(kind).encode())
-            qos = _yaml(_qos(topic in self._latched))
+            qos = to_yaml(offered_qos(topic in self._latched))
             metadata = {"offered_qos_profiles": qos, "topic_type_hash": type_hash(kind)}
             channels[topic] = self._mcap.register_channel(self._full(topic), "cdr", schemas[kind], metadata)
         return channels
 
     def _information(self) -> dict[str, Any]:
-        count = sum(self.counts.values())
-        start = {"nanoseconds_since_epoch": self._start_ns if count else 0}
-        duration = {"nanoseconds": self._end_ns - self._start_ns if count else 0}
-        name = self._file.path.name
         topics = [
-            {
-                "topic_metadata": {
-                    "name": self._full(topic),
-                    "type": kind,
-                    "serialization_format": "cdr",
-                    "offered_qos_profiles": _qos(topic in self._latched),
-                    "type_description_hash": type_hash(kind),
-                },
-                "message_count": self.counts[topic],
-            }
+            RecordedTopic(self._full(topic), kind, self.counts[topic], topic in self._latched)
             for topic, kind in self._topics.items()
         ]
-        return {
-            "version": 9,
-            "storage_identifier": "mcap",
-            "duration": duration,
-            "starting_time": start,
-            "message_count": count,
-            "topics_with_message_count": topics,
-            "compression_format": "",
-            "compression_mode": "",
-            "relative_file_paths": [name],
-            "files": [{"path": name, "starting_time": start, "duration": duration, "message_count": count}],
-            "custom_data": {"recap.namespace": self._prefix, **self._custom},
-            "ros_distro": "jazzy",
-        }
+        span = (self._start_ns, self._end_ns) if sum(self.counts.values()) else (0, 0)
+        return information(self._file.path.name, topics, span, self._custom)
 
 
 class BagReader:
@@ -212,7 +181,8 @@ class BagReader:
         self.files = [self.path / name for name in listed] or sorted(self.path.glob("*.mcap"))
         missing = [str(file) for file in self.files if not file.is_file()]
         if not self.files or missing:
-            raise BagError(f"no bag in {self.path}: {missing[0] if missing else 'no .mcap file'} is missing")
+            lacking = f"{missing[0]} is missing" if missing else "no .mcap file is there"
+            raise BagError(f"no bag in {self.path}: {lacking}")
         self.closed_cleanly = described.is_file()
         self._scans = []
         for file in self.files:
@@ -237,14 +207,39 @@ class BagReader:
 
 
 def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
-    """Change key-value metadata of a closed bag, in metadata.yaml; the recording itself stays as it is."""
-    described = Path(path) / "metadata.yaml"
-    whole = yaml.safe_load(described.read_text())
-    custom = whole["rosbag2_bagfile_information"]["custom_data"] or {}
-    whole["rosbag2_bagfile_information"]["custom_data"] = {**custom, **metadata}
+    """Change key-value metadata of a bag that nobody writes, in metadata.yaml; the recording stays as it is.
+
+    A bag whose recorder was killed has no metadata.yaml: it gets one, of what is there. Raises BagError.
+    """
+    bag = BagReader(path)
+    described = bag.path / "metadata.yaml"
+    if described.is_file():
+        whole = yaml.safe_load(described.read_text())
+    else:
+        whole = {"rosbag2_bagfile_information": _surveyed(bag)}
+    information = whole["rosbag2_bagfile_information"]
+    information["custom_data"] = {**(information.get("custom_data") or {}), **metadata}
     temporary = described.with_suffix(".yaml.tmp")
-    temporary.write_text(_yaml(whole))
+    temporary.write_text(to_yaml(whole))
     temporary.replace(described)
+
+
+def _surveyed(bag: BagReader) -> dict[str, Any]:
+    """As the writer would have described the bag, had it come to close it."""
+    if len(bag.files) != 1:
+        raise BagError(f"bag {bag.path} has {len(bag.files)} files and no metadata.yaml: reindex it first")
+    counts = dict.fromkeys(bag.topics, 0)
+    times = []
+    for topic, time_ns, _ in bag.messages():
+        counts[topic] += 1
+        times.append(time_ns)
+    prefix = bag.metadata.get("recap.namespace", "/")
+    topics = []
+    for topic, kind in bag.topics.items():
+        name = topic if topic.startswith("/") else prefix + topic
+        topics.append(RecordedTopic(name, kind, counts[topic], topic in LATCHED))
+    span = (min(times), max(times)) if times else (0, 0)
+    return information(bag.files[0].name, topics, span, bag.metadata)
 
 
 class _File:
@@ -301,30 +296,3 @@ class _File:
     def close(self) -> None:
         self._raw.close()
         self._reserve.unlink(missing_ok=True)
-
-
-def _qos(latched: bool) -> list[dict[str, Any]]:
-    return [
-        {
-            "history": "keep_last",
-            "depth": 1 if latched else 10,
-            "reliability": "reliable",
-            "durability": "transient_local" if latched else "volatile",
-            "deadline": dict(_FOREVER),
-            "lifespan": dict(_FOREVER),
-            "liveliness": "automatic",
-            "liveliness_lease_duration": dict(_FOREVER),
-            "avoid_ros_namespace_conventions": False,
-        }
-    ]
-
-
-class _PlainDumper(yaml.SafeDumper):
-    """Without anchors: rosbag2's own files have none."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _yaml(data: Any) -> str:
-    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, width=1 << 20)

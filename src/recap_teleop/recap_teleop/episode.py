@@ -90,13 +90,14 @@ class EpisodeControl:
         self.episode = replace(self.episode, phase=Phase.IDLE, reason=reason)
         return self.episode
 
-    def end(self, now_s: float, outcome: Outcome, reason: str) -> Episode:
+    def end(self, now_s: float, outcome: int, reason: str) -> Episode:
         """End the running episode, or put the outcome of the last one right within RELABEL_S.
 
-        Raises EpisodeError where there is nothing to end.
+        Raises EpisodeError where there is nothing to end, or `outcome` is none to end with.
         """
-        if outcome is Outcome.UNKNOWN:
-            raise EpisodeError("wanted outcome 1 (success), 2 (failure) or 3 (discarded), found 0")
+        if outcome not in (Outcome.SUCCESS, Outcome.FAILURE, Outcome.DISCARDED):
+            raise EpisodeError(f"wanted outcome 1 (success), 2 (failure) or 3 (discarded), found {outcome:d}")
+        outcome = Outcome(outcome)
         match self.episode.phase:
             case Phase.RUNNING:
                 ended = replace(self.episode, phase=Phase.ENDED, ended_s=now_s)
@@ -107,6 +108,8 @@ class EpisodeControl:
                     f"episode {self.episode.id} ended {now_s - self.episode.ended_s:.0f} s ago as "
                     f"{self.episode.outcome.name.lower()}; its outcome can be changed for {RELABEL_S:.0f} s"
                 )
+            case _ if self._preparing:
+                raise EpisodeError(f"episode {self.episode.id} does not run yet: it is being prepared")
             case _:
                 raise EpisodeError("no episode is running")
         self.episode = replace(ended, outcome=outcome, reason=reason or outcome.name.lower())

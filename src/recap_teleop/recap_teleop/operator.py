@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
 from recap_station.contract import Station, Task
 from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style
-from recap_station.sim.model import build_model
+from recap_station.sim.scene import TruthReader
 from recap_station.sim.tasks.handover_insert import (
     GRASP,
     HOLE_HALF,
     PEG_HALF_WIDTH,
     Scene,
-    SceneReader,
     left_grasp,
 )
 
@@ -57,9 +55,7 @@ class Operator:
         self, station: Station, task: Task, seed: int, habits: Habits | None = None, style: Style = MODERATE
     ) -> None:
         self.task, self.habits = task, habits or Habits()
-        self._model = build_model(station, task)
-        self._data = mujoco.MjData(self._model)
-        self._reader = SceneReader(station, self._model)
+        self._reader = TruthReader(station, task)
         self._expert = Expert(station, task, style, seed)
         self._seed, self._attempts = seed, 0
         self._step_s = station.step_s
@@ -79,7 +75,7 @@ class Operator:
 
     def update(self, truth: Truth, state: np.ndarray, time_s: float) -> OperatorOutput:
         """Pedal and leader command of this tick, from truth, measured state (dof,) and the attempt's time."""
-        scene = self._read(truth.qpos)
+        scene = self._reader.read(truth.qpos)
         stage = self.task.stages.index(truth.stage)
         if truth.success or truth.failure:
             self._pressed = False
@@ -97,13 +93,6 @@ class Operator:
             self._stage, self._furthest = stage, stage
             return OperatorOutput(False)
         return OperatorOutput(True, self._expert.act(truth, state), self._reason)
-
-    def _read(self, qpos: np.ndarray) -> Scene:
-        nq = self._model.nq
-        self._data.qpos[:] = qpos[:nq]
-        self._data.mocap_pos[0] = qpos[nq : nq + 3]
-        mujoco.mj_kinematics(self._model, self._data)
-        return self._reader.read(self._data)
 
     # ---- watching -----------------------------------------------------------------------------
 

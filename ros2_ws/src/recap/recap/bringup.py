@@ -11,12 +11,14 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from recap_policy.description import check
 from recap_policy.interface import LAYOUT, check_place, is_remote
 from recap_policy.layout import load_layout
 from recap_station.contract import ContractError, load_station, load_task
+from recap_station.parent import STARTER
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
@@ -79,7 +81,7 @@ ARGUMENTS = (
     Argument("prompt", "", "what the policy is told; empty: the task's prompt"),
     Argument("record", "true", "write a bag of every attempt", BOOLEAN),
     Argument("bag_dir", "bags", "folder for the bags"),
-    Argument("pedal", "", "keyboard, or a device in /dev/input/by-id; empty: joy comes from another node"),
+    Argument("pedal", "", "a device in /dev/input/by-id; empty: joy comes from another node"),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
 
@@ -128,18 +130,25 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
     checkpoint or parameter file named cannot be used: before anything has been started.
     """
     values = {argument.name: _checked(argument, values[argument.name]) for argument in ARGUMENTS}
-    load_station(values["station"])
+    station = load_station(values["station"])
     load_task(values["task"])
-    folders = ["checkpoint", "value_checkpoint"]
+    folders = {"checkpoint": "policy", "value_checkpoint": "value"}
     if is_remote(values["checkpoint"]):
         check_place(values["checkpoint"], values["value_checkpoint"])
         load_layout(values["layout"])
-        folders.remove("checkpoint")
-    for name in folders:
+        del folders["checkpoint"]
+    for name, kind in folders.items():
         if values[name] and not Path(values[name]).is_dir():
             raise ContractError(f"{name} {values[name]!r}: wanted the folder of a checkpoint, found none")
+        if values[name]:
+            check(values[name], kind, station)
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise ContractError(f"params_file {values['params_file']!r}: no such file")
+    if values["pedal"] == "keyboard":
+        raise UsageError(
+            "pedal:=keyboard: the nodes of a bring-up have no terminal; run in one: "
+            "python -m recap_teleop.nodes.pedal_node --ros-args -p device:=keyboard"
+        )
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
     nodes = []
     for spec in NODES:
@@ -152,8 +161,10 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             argument, value = _BY_NAME[name], values[name]
             typed = value == "true" if argument.choices == BOOLEAN else value
             (defaults if value == argument.default else given)[parameter or name] = typed
+        # Nodes end with the process that planned them: supervisor's or launch's.
+        tied = replace(spec, environment=(*spec.environment, (STARTER, str(os.getpid()))))
         nodes.append(
-            PlannedNode(spec, namespace, defaults, values["params_file"], given, values["log_level"])
+            PlannedNode(tied, namespace, defaults, values["params_file"], given, values["log_level"])
         )
     return nodes
 

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from typer.exceptions import TyperException
 
 app = typer.Typer(
     name="recap",
@@ -45,12 +47,23 @@ def _console(as_json: bool) -> Console:
 
 @contextmanager
 def _bar(title: str, as_json: bool) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar, driven by report(fraction, note)."""
+    """A progress bar, driven by report(fraction, note); off a terminal it is shown once something is done."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
     note = TextColumn("{task.fields[note]}")
-    with Progress(*columns, TimeElapsedColumn(), note, console=_console(as_json)) as bar:
-        task = bar.add_task(title, total=1.0, note="")
-        yield lambda fraction, text: bar.update(task, completed=fraction, note=text)
+    bar = Progress(*columns, TimeElapsedColumn(), note, console=_console(as_json))
+    task = bar.add_task(title, total=1.0, note="")
+
+    def report(fraction: float, text: str) -> None:
+        bar.start()
+        bar.update(task, completed=fraction, note=text)
+
+    if bar.console.is_terminal:
+        bar.start()
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 @app.command()
@@ -124,6 +137,9 @@ def up(
     from recap.doctor import has_launch
 
     if show_args:
+        if as_json:
+            print(json.dumps({"ok": True, "arguments": [asdict(a) for a in bringup.ARGUMENTS]}))
+            return
         for argument in bringup.ARGUMENTS:
             choices = f" ({', '.join(argument.choices)})" if argument.choices else ""
             print(f"{argument.name}:={argument.default}\n    {argument.description}{choices}")
@@ -134,12 +150,13 @@ def up(
     nodes = bringup.plan(values)
     lock = bringup.hold_domain()
     if manager == "launch" or (manager == "auto" and has_launch()):
-        raise typer.Exit(_launch(arguments or [], lock))
-    from recap.processes import run
+        code = _launch(arguments or [], lock)
+    else:
+        from recap.processes import run
 
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    print(f"recap: {len(nodes)} nodes on ROS domain {domain}; Ctrl-C ends them", file=sys.stderr)
-    code = run(nodes)
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        print(f"recap: {len(nodes)} nodes on ROS domain {domain}; Ctrl-C ends them", file=sys.stderr)
+        code = run(nodes)
     if as_json:
         print(json.dumps({"ok": code == 0, "nodes": [node.spec.name for node in nodes]}))
     raise typer.Exit(code)
@@ -173,7 +190,9 @@ def collect(
     bags: Annotated[Path, typer.Option(help="Folder for the bags.")] = Path("bags"),
     attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 0,
-    style: Annotated[str, typer.Option(help="How the expert moves: fast, slow, sloppy or failing.")] = "fast",
+    style: Annotated[
+        str, typer.Option(help="How the expert moves: fast, moderate, slow, sloppy or failing.")
+    ] = "fast",
     station: Station = "aloha",
     task: Task = "handover_insert",
     as_json: Json = False,
@@ -182,12 +201,12 @@ def collect(
 
     Example: `./recap collect --attempts 20 --style sloppy --bags bags`
     """
+    from recap.bringup import UsageError
     from recap.rollout import Rollouts, run_attempts, summarize
-    from recap_station.contract import ContractError
     from recap_station.sim.expert import STYLES
 
     if style not in STYLES:
-        raise ContractError(f"style: wanted {', '.join(STYLES)}, found {style!r}")
+        raise UsageError(f"--style: wanted {', '.join(STYLES)}, found {style!r}")
     what = Rollouts(station, task, styles={style: 1.0}, bags=bags, source="demonstration")
     with _bar("Demonstrations", as_json) as report:
         found = run_attempts(what, range(seed, seed + attempts), progress=report)
@@ -214,6 +233,31 @@ def convert(
         print(f"recap: {problem}", file=sys.stderr)
     _tell({"episodes": [str(file) for file in files], "problems": problems}, as_json, ok=not problems)
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def label(
+    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    outcome: Annotated[str, typer.Option(help="How the attempts ended: success, failure or discarded.")],
+    reason: Annotated[str, typer.Option(help="Why, for a person to read.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Say how recorded attempts ended, in their bags' metadata; what was recorded stays as it is.
+
+    For a wrong outcome, and for bags without one, such as those of a recorder that was killed.
+
+    Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
+    """
+    from recap.bringup import UsageError
+    from recap_learner.episodes import OUTCOMES, find_bags
+    from recap_station.bags import amend_metadata
+
+    if outcome not in OUTCOMES:
+        raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
+    found = find_bags(bags)
+    for bag in found:
+        amend_metadata(bag, {"recap.outcome": outcome, "recap.reason": reason or outcome})
+    _tell({"bags": [str(bag) for bag in found], "outcome": outcome}, as_json)
 
 
 @app.command(name="eval")
@@ -247,6 +291,7 @@ def _launch(arguments: list[str], lock: int) -> int:
     launch ends its nodes on SIGINT; on SIGTERM and SIGHUP it would leave them running.
     """
     from recap import bringup
+    from recap_station.parent import end_with_parent
 
     # By path: in the checkout's root, `ros2 launch recap ...` takes the script ./recap for a launch file.
     file = bringup.installed_path("share/recap/launch/bringup.launch.py")
@@ -255,6 +300,7 @@ def _launch(arguments: list[str], lock: int) -> int:
         env={**os.environ, bringup.HELD: str(os.getpid())},
         pass_fds=(lock,) if lock >= 0 else (),
         start_new_session=True,
+        preexec_fn=end_with_parent,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: child.send_signal(signal.SIGINT))
@@ -274,28 +320,41 @@ def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed with one line saying why, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 failed with one line saying why, 2 wrong usage.
+
+    With --json that line is on standard output too, as the last one: {"ok": false, "error": "..."}.
+    """
     from recap.bringup import UsageError
 
+    words = sys.argv[1:] if argv is None else argv
+    code, line = 1, ""
     try:
-        app(argv)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        code = app(words, prog_name="recap", standalone_mode=False) or 0
+        line = "interrupted" if code == 130 else ""
     except UsageError as error:
-        print(f"recap: {_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, _line(error)
+    except TyperException as error:
+        code, line = 2, _line(error)
+        if line and (context := getattr(error, "ctx", None)):
+            line += f" (see {context.command_path} --help)"
     except Exception as error:
         if os.environ.get("RECAP_DEBUG"):
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError, RuntimeError))
         kind = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected or os.environ.get("RECAP_DEBUG") else " (RECAP_DEBUG=1 shows where)"
-        print(f"recap: {kind}{_line(error)}{hint}", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(0)
+        line = f"{kind}{_line(error)}{hint}"
+    if line:
+        print(f"recap: {line}", file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({"ok": False, "error": line}))
+    sys.exit(code)
 
 
-def _line(error: BaseException) -> str:
+def _line(error: Exception) -> str:
+    """An error's text on one line: its name where it has none; nothing where help was shown instead."""
+    if isinstance(error, TyperException):
+        return " ".join(error.format_message().split()) if hasattr(error, "format_message") else ""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from recap.stages import Report
+from recap_station.parent import end_with_parent
+
+POLL_S = 0.2
 
 
 class LiveError(RuntimeError):
@@ -54,7 +58,13 @@ def run_live(
         *("--attempts", str(attempts), "--seed", str(seed), "--out", str(found)),
     ]
     with log.open("w") as file:
-        graph = subprocess.Popen(up, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        graph = subprocess.Popen(
+            up,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # a killed demo leaves no cell behind
+        )
         try:
             _follow(client, graph, attempts, report, log, log_dir / "attempts.log")
         finally:
@@ -69,26 +79,45 @@ def _follow(
     """Run the attempts client to its end, passing its lines on as progress."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        client, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        client,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=end_with_parent,
     )
     assert process.stdout is not None
-    lines, done = [], 0
+    lines: list[str] = []
+    done = 0
     try:
-        for line in process.stdout:
+        # Lines come seldom: between them the graph's end must be noticed too.
+        while graph.poll() is None:
+            if not select.select([process.stdout], [], [], POLL_S)[0]:
+                continue
+            line = process.stdout.readline()
+            if not line:
+                break
             lines.append(line)
-            if line.startswith("attempt "):
-                done += 1
+            done += line.startswith("attempt ")
             report(min(done / attempts, 1.0), line.strip()[:60])
-            if graph.poll() is not None:
-                raise LiveError(f"bring-up ended with exit code {graph.returncode}; read {log}")
+        else:
+            raise LiveError(f"bring-up ended with exit code {graph.returncode}: {_last(log)}; read {log}")
         if process.wait() != 0:
-            last = lines[-1].strip() if lines else "it said nothing"
-            raise LiveError(f"attempts ended with exit code {process.returncode}: {last}; read {log}")
+            raise LiveError(f"attempts ended with exit code {process.returncode}: {_last(lines)}; read {log}")
     finally:
         out.write_text("".join(lines))
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=10)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _last(said: Path | list[str]) -> str:
+    """The last line said, or of a log."""
+    lines = said if isinstance(said, list) else said.read_text(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _stop(graph: subprocess.Popen) -> None:

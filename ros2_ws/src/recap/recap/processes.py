@@ -113,12 +113,12 @@ class _Stack(Supervisor):
     def _print(self, name: str, text: str) -> None:
         try:
             print(f"{name:<{self._width}} | {text}", flush=True)
-        except BrokenPipeError:  # whoever read this is gone; the nodes go on
+        except OSError:  # whoever read this, or the terminal, is gone; the nodes are looked after still
             sys.stdout = open("/dev/null", "w")  # noqa: SIM115
 
 
 def run(nodes: Sequence[PlannedNode]) -> int:
-    """Keep the nodes running until SIGINT or SIGTERM → 0, or 1 when one of them was given up on the way."""
+    """Keep the nodes running until SIGINT, SIGTERM or SIGHUP → 0, or 1 when one was given up on the way."""
     with tempfile.TemporaryDirectory(prefix="recap-up-") as name:
         folder = Path(name)
         file = folder / "supervisord.conf"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +25,7 @@ from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
 from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
+from recap_station.parent import end_with_parent
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import STYLES, Expert
 from recap_teleop.arbiter import Arbiter
@@ -78,21 +81,33 @@ def run_attempts(
     workers: int = 2,
     progress: Callable[[float, str], None] | None = None,
 ) -> list[Attempt]:
-    """Run one attempt a seed, in the order of the seeds. The outcome of a seed depends on it alone."""
+    """Run one attempt a seed, in the order of the seeds. The outcome of a seed depends on it alone.
+
+    Raises what kept an attempt from being made: ContractError, CheckpointError, OSError of a full disk.
+    """
     if (rollouts.styles is None) == (rollouts.checkpoint is None):
         raise ValueError("wanted either demonstration styles or a checkpoint")
     started = time.monotonic()
     results: list[Attempt] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (rollouts,)) as pool:
-        for attempt in pool.map(_run_seed, seeds):
-            results.append(attempt)
-            if progress:
-                left = (time.monotonic() - started) / len(results) * (len(seeds) - len(results))
-                won = sum(a.success for a in results)
-                progress(
-                    len(results) / len(seeds),
-                    f"{len(results)}/{len(seeds)} attempts, {won} succeeded, {left:.0f} s left",
-                )
+        futures = [pool.submit(_run_seed, seed) for seed in seeds]
+        try:
+            for future in futures:
+                results.append(future.result())
+                if progress:
+                    left = (time.monotonic() - started) / len(results) * (len(seeds) - len(results))
+                    won = sum(a.success for a in results)
+                    progress(
+                        len(results) / len(seeds),
+                        f"{len(results)}/{len(seeds)} attempts, {won} succeeded, {left:.0f} s left",
+                    )
+        except KeyboardInterrupt:
+            for process in list(pool._processes.values()):  # else they would finish what they have begun
+                process.terminate()
+            raise
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
     return results
 
 
@@ -105,23 +120,34 @@ class _Worker:
     policy: Any
 
 
-_worker: _Worker
+_worker: _Worker | Exception  # an error waits for the first seed: from here it would only break the pool
 
 
 def _start_worker(rollouts: Rollouts) -> None:
     global _worker
+    try:
+        _worker = _make_worker(rollouts)
+    except Exception as error:
+        _worker = error
+
+
+def _make_worker(rollouts: Rollouts) -> _Worker:
     os.nice(5)
     os.environ.setdefault("LP_NUM_THREADS", "1")  # the processes are the parallelism, not the rasteriser
+    end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent ends this one
     station, task = load_station(rollouts.station), load_task(rollouts.task)
     policy = None
     if rollouts.checkpoint is not None:
         from recap_policy.runtime import Policy
 
         policy = Policy.load(rollouts.checkpoint, station=station, threads=1)
-    _worker = _Worker(rollouts, station, task, Cell(station, task), policy)
+    return _Worker(rollouts, station, task, Cell(station, task), policy)
 
 
 def _run_seed(seed: int) -> Attempt:
+    if isinstance(_worker, Exception):
+        raise _worker
     return run_attempt(_worker.rollouts, _worker.station, _worker.task, _worker.cell, _worker.policy, seed)
 
 
@@ -150,37 +176,38 @@ def run_attempt(
     step, limit = station.step_s, round(task.time_limit_s * station.control_rate_hz)
     previous, takeovers, corrected = arbiter.mode, 0, 0
     success, reason, tick = False, "time limit", 0
-    for tick in range(limit):
-        now = tick * step
-        state, truth = cell.state(), cell.truth()
-        if truth.success or truth.failure:
-            success, reason = truth.success, "success" if truth.success else "failure"
-            break
-        policy_command = teleop_command = None
-        if expert is not None:
-            teleop_command = expert.act(truth, state)
-            arbiter.pedal(now, True)
-        elif operator is not None:
-            seen = operator.update(truth, state, now)
-            teleop_command = seen.command
-            arbiter.pedal(now, seen.pressed)
-        if teleop_command is not None:
-            arbiter.teleop(now, teleop_command)
-        if driver is not None:
-            policy_command = driver.command(tick, cell, state)
-            if policy_command is not None:
-                arbiter.policy(now, policy_command)
-        command = arbiter.tick(now, state)
-        assert command is not None  # a measured position was given
-        if driver is not None and command.flush:
-            driver.flush()
-        if arbiter.mode is Mode.TELEOP and previous is not Mode.TELEOP:
-            takeovers += 1
-        previous = arbiter.mode
-        corrected += command.source == "teleop"
-        if recording:
-            recording.tick(tick, state, truth, command, policy_command, teleop_command)
-        cell.step(command.positions)
+    with recording or nullcontext():  # whatever stops it: the bag is closed with what it holds
+        for tick in range(limit):
+            now = tick * step
+            state, truth = cell.state(), cell.truth()
+            if truth.success or truth.failure:
+                success, reason = truth.success, "success" if truth.success else "failure"
+                break
+            policy_command = teleop_command = None
+            if expert is not None:
+                teleop_command = expert.act(truth, state)
+                arbiter.pedal(now, True)
+            elif operator is not None:
+                seen = operator.update(truth, state, now)
+                teleop_command = seen.command
+                arbiter.pedal(now, seen.pressed)
+            if teleop_command is not None:
+                arbiter.teleop(now, teleop_command)
+            if driver is not None:
+                policy_command = driver.command(tick, cell, state)
+                if policy_command is not None:
+                    arbiter.policy(now, policy_command)
+            command = arbiter.tick(now, state)
+            assert command is not None  # a measured position was given
+            if driver is not None and command.flush:
+                driver.flush()
+            if arbiter.mode is Mode.TELEOP and previous is not Mode.TELEOP:
+                takeovers += 1
+            previous = arbiter.mode
+            corrected += command.source == "teleop"
+            if recording:
+                recording.tick(tick, state, truth, command, policy_command, teleop_command)
+            cell.step(command.positions)
     ticks = tick + 1
     bag = recording.stop(ticks, success, reason) if recording else ""
     share = corrected / ticks if expert is None else 0.0
@@ -228,7 +255,6 @@ class _Recording:
             {
                 "recap.episode": self.id,
                 "recap.task": json.dumps(task.to_dict()),
-                "recap.station": json.dumps(station.to_dict()),
                 "recap.checkpoint": str(rollouts.checkpoint or ""),
                 "recap.seed": str(seed),
                 "recap.source": rollouts.source,
@@ -288,6 +314,13 @@ class _Recording:
         self.recorder.write(topics.EPISODE, now, self._episode(now, 2, outcome, reason, elapsed))
         self.recorder.stop("success" if success else "failure", reason)
         return str(self.path)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.recorder.stop("discarded", " ".join(str(error).split()) or type(error).__name__)
 
     def _stamp(self, tick: int) -> int:
         return self.start_ns + round(tick * self.station.step_s * 1e9)

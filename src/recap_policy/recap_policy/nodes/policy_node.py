@@ -20,6 +20,7 @@ from recap_interfaces.srv import LoadPolicy
 from sensor_msgs.msg import CompressedImage, JointState
 
 from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
+from recap_policy.description import check
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
 from recap_policy.interface import LAYOUT, is_remote
 from recap_station import topics
@@ -152,6 +153,8 @@ class PolicyNode(RecapNode):
         if not request.path:
             raise ContractError("load_policy: path is empty, wanted a checkpoint's folder or ws://host:port")
         if self._running:
+            if not is_remote(request.path):
+                check(request.path, "policy", self.station)  # now, while somebody waits for the answer
             self._waiting_load = request.path
             response.success, response.checkpoint = True, self._identity
             response.message = f"{request.path} will be loaded when the episode under way is over"

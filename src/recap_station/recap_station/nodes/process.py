@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from recap_station.contract import ContractError
+from recap_station.parent import end_with_starter
 
 if TYPE_CHECKING:
     from recap_station.nodes.base import RecapNode
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
     """Main of a node: spin until SIGINT or SIGTERM, then shutdown() and exit 0 within a second.
 
-    Exits 1 with one line on stderr when the node refuses to start (wrong contract, wrong parameter).
+    The end of the bring-up that started the node, even by SIGKILL, is a SIGINT to it. Exits 1 with one
+    line on stderr when the node refuses to start (wrong contract, wrong parameter).
     """
     sys.exit(_run(node_class, argv))
 
@@ -42,6 +44,7 @@ def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
     node: RecapNode | None = None
     code = 0
     try:
+        end_with_starter()
         rclpy.init(
             args=list(argv) if argv is not None else None,
             signal_handler_options=SignalHandlerOptions.NO,

@@ -9,21 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import mujoco
 import numpy as np
 
 from recap_station.contract import Station, Task
 from recap_station.sim.arms import ARM_DOF, arms_of
-from recap_station.sim.cell import Layout, Truth
-from recap_station.sim.model import build_model
+from recap_station.sim.cell import Truth
 from recap_station.sim.motion import TipMotion
+from recap_station.sim.scene import TruthReader
 from recap_station.sim.styles import FAILING, FAST, MODERATE, SLOPPY, SLOW, STYLES, Style
 from recap_station.sim.tasks.handover_insert import (
     DEEP_ENOUGH,
     GRASP,
     PEG_HALF_WIDTH,
     Scene,
-    SceneReader,
     left_grasp,
 )
 
@@ -49,10 +47,7 @@ class Expert:
 
     def __init__(self, station: Station, task: Task, style: Style = FAST, seed: int = 0) -> None:
         self.station, self.style = station, style
-        self._model = build_model(station, task)
-        self._data = mujoco.MjData(self._model)
-        self._reader = SceneReader(station, self._model)
-        self._layout = Layout(station, self._model)
+        self._reader = TruthReader(station, task)
         self._arms = arms_of(station)
         self._seed = seed
         self.reset(seed)
@@ -77,7 +72,7 @@ class Expert:
 
     def act(self, truth: Truth, state: np.ndarray) -> np.ndarray:
         """Command (dof,) for the next tick from truth and the measured state (dof,)."""
-        scene = self._read(truth.qpos)
+        scene = self._reader.read(truth.qpos)
         if not self._begun:
             self._begin(scene, state)
         self._since += self.station.step_s
@@ -90,13 +85,6 @@ class Expert:
         return np.concatenate([self._left.advance(self._shake(0)), self._right.advance(self._shake(1))])
 
     # ---- bookkeeping -----------------------------------------------------------------------------
-
-    def _read(self, qpos: np.ndarray) -> Scene:
-        nq = self._model.nq
-        self._data.qpos[:] = qpos[:nq]
-        self._data.mocap_pos[0] = qpos[nq : nq + 3]
-        mujoco.mj_kinematics(self._model, self._data)
-        return self._reader.read(self._data)
 
     def _begin(self, scene: Scene, state: np.ndarray) -> None:
         left, right = (

@@ -63,7 +63,6 @@ class TipMotion:
     ) -> None:
         """Starts exactly at the measured `state` (dof,), whose tip is at `tip` with heading `yaw`."""
         self._arm, self._dt = arm, station.step_s
-        self._slice = slice(first, first + ARM_DOF)
         limits = slice(first, first + ARM_DOF + 1)
         self._most = 0.95 * station.max_velocity[limits] * station.step_s
         self._lower, self._upper = station.lower[limits], station.upper[limits]

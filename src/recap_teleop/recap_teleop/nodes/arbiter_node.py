@@ -16,7 +16,7 @@ from recap_station.contract import ContractError
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_ns
 from recap_teleop.arbiter import Arbiter, ArbiterSettings
-from recap_teleop.modes import Event, Mode
+from recap_teleop.modes import Event, Mode, State
 
 _D = ArbiterSettings()
 UNSTAMPED_FRESH_S = 0.1  # a policy that publishes no chunks: fresh this long after the flush
@@ -56,7 +56,6 @@ class ArbiterNode(RecapNode):
         self._chunk_fresh = False
         self._published: tuple[Mode, str] | None = None
         self._mode_due_s = 0.0
-        self._others = 0
         self._command = JointState(name=list(self.station.joint_names))
         self._commands = self.create_publisher(JointState, topics.JOINT_COMMAND, qos.COMMAND)
         self._modes = self.create_publisher(ControlMode, topics.CONTROL_MODE, qos.LATCHED)
@@ -128,6 +127,8 @@ class ArbiterNode(RecapNode):
             after = self.arbiter.state
             done = f"{event.value}: {before.name} -> {after.name}"
             response.message = done if response.success else f"{event.value}: not granted in {after.name}"
+            if event is Event.RELEASE_ESTOP and after is State.ESTOP:
+                response.message += ": wanted no pedal pressed, and joint states that arrive"
             return response
 
         return serve

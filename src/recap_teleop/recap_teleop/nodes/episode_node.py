@@ -76,9 +76,11 @@ class EpisodeNode(RecapNode):
             if self.param("use_sim"):
                 seed = await self._reset_cell(task.name, request.seed)
             await self._stand_still()
-        except EpisodeError as error:
+        except Exception as error:
             self.control.abandon(str(error))
             self._publish()
+            if not isinstance(error, EpisodeError):
+                raise  # the base class answers with it
             response.success, response.message = False, str(error)
             return response
         self.control.run(time.monotonic(), seed)
@@ -130,9 +132,8 @@ class EpisodeNode(RecapNode):
 
     def _end_by_request(self, request: EndEpisode.Request, response: EndEpisode.Response) -> Any:
         try:
-            outcome = Outcome(request.outcome)
-            episode = self.control.end(time.monotonic(), outcome, request.reason)
-        except ValueError as error:
+            episode = self.control.end(time.monotonic(), request.outcome, request.reason)
+        except EpisodeError as error:
             response.success, response.message = False, str(error)
             return response
         self._ended()

@@ -18,9 +18,10 @@ from recap_interfaces.srv import EndEpisode
 from recap_station import topics
 from recap_station.bags import amend_metadata
 from recap_station.cdr import definition
-from recap_station.contract import load_task
+from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, message_type, run
+from recap_station.nodes.process import one_line
 from recap_teleop.recorder import OUTCOMES, EpisodeRecorder
 
 
@@ -42,7 +43,7 @@ class RecorderNode(RecapNode):
         self._dropped: Counter[str] = Counter()
         self._dropped_before = 0
         self._written = 0
-        self._disk_error = ""
+        self._trouble = ""
         self._writer: threading.Thread | None = None
         self._latched: list[Any] = []
         for kind in self.recorder.topics.values():
@@ -52,7 +53,7 @@ class RecorderNode(RecapNode):
                 self._listen(topic, kind)
         self._end = self.create_client(EndEpisode, "end_episode")
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED, raw=True)
-        self.create_timer(0.2, self._look_after_disk)
+        self.create_timer(0.2, self._look_after_trouble)
 
     def shutdown(self) -> None:
         self._finish("unknown", "recorder was stopped")
@@ -87,15 +88,16 @@ class RecorderNode(RecapNode):
         elif episode.state == Episode.ENDED and self._last is not None and self._last[0] == episode.id:
             changed = {"recap.outcome": OUTCOMES[episode.outcome], "recap.reason": episode.reason}
             amend_metadata(self._last[1], changed)
+            self.get_logger().info(f"now {OUTCOMES[episode.outcome]} ({episode.reason}): {self._last[1]}")
 
     # --- writing --------------------------------------------------------------------------------------
 
     def _begin(self, episode: Episode) -> None:
-        task = self.task if episode.task in ("", self.task.name) else load_task(episode.task)
         self._dropped_before += sum(self._dropped.values())
         self._dropped.clear()
-        self._disk_error = ""
+        self._trouble = ""
         try:
+            task = self.task if episode.task in ("", self.task.name) else load_task(episode.task)
             path = self.recorder.start(
                 {
                     "recap.episode": episode.id,
@@ -105,8 +107,8 @@ class RecorderNode(RecapNode):
                     "recap.source": self.param("source"),
                 }
             )
-        except OSError as error:
-            self._disk_error = f"{error.strerror}: {error.filename}"
+        except (OSError, ContractError) as error:
+            self._trouble = _told(error)
             self._end_unrecorded()
             return
         self._episode = episode
@@ -120,14 +122,14 @@ class RecorderNode(RecapNode):
     def _write(self) -> None:
         """The writer's thread: takes messages until an empty name says that it was the last."""
         while (item := self._queue.get())[0]:
-            if self._disk_error:
+            if self._trouble:
                 self._dropped[item[0]] += 1
                 continue
             try:
                 self.recorder.write(*item)
                 self._written += 1
-            except OSError as error:
-                self._disk_error = f"{error.strerror}: {error.filename or self.recorder.folder}"
+            except Exception as error:  # of any kind: the thread must live to take the last message
+                self._trouble = _told(error)
 
     def _finish(self, outcome: str, reason: str) -> None:
         episode, self._episode = self._episode, None
@@ -143,33 +145,39 @@ class RecorderNode(RecapNode):
         extra = {"recap.dropped": json.dumps(dropped)}
         if episode.checkpoint:
             extra["recap.checkpoint"] = episode.checkpoint
-        if self._disk_error:
-            extra["recap.disk_error"] = self._disk_error
+        if self._trouble:
+            extra["recap.trouble"] = self._trouble
         path = self.recorder.stop(outcome, reason, extra)
         self._last = (episode.id, path)
         lost = f", {sum(dropped.values())} messages dropped" if dropped else ""
         self.get_logger().info(f"closed {path}: {outcome} ({reason}){lost}")
 
-    def _look_after_disk(self) -> None:
-        if self._disk_error and self._episode is not None:
-            self._finish("discarded", f"recorder: {self._disk_error}")
+    def _look_after_trouble(self) -> None:
+        if self._trouble and self._episode is not None:
+            self._finish("discarded", f"recorder: {self._trouble}")
             self._end_unrecorded()
 
     def _end_unrecorded(self) -> None:
-        """A full disk ends the episode as discarded: an attempt that nobody can learn from must not go on
-        unrecorded. The bag keeps what was written before."""
-        self.complain("bag", self._disk_error)
-        reason = f"recorder: {self._disk_error}"
+        """What cannot be recorded, say for a full disk, ends the episode as discarded: an attempt that nobody
+        can learn from must not go on. The bag keeps what was written before."""
+        self.complain("bag", self._trouble)
+        reason = f"recorder: {self._trouble}"
         self._end.call_async(EndEpisode.Request(outcome=EndEpisode.Request.DISCARDED, reason=reason))
 
     def diagnose(self) -> Iterable[Status]:
         dropped = sum(self._dropped.values()) + self._dropped_before
         values = {"queued": self._queue.qsize(), "written": self._written, "dropped": dropped}
-        if self._disk_error:
-            yield Status("bag", ERROR, self._disk_error, values)
+        if self._trouble:
+            yield Status("bag", ERROR, self._trouble, values)
         else:
             text = f"recording {self._episode.id}" if self._episode else "waiting for an episode"
             yield Status("bag", WARN if dropped else OK, text, values)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return one_line(error)
 
 
 def main() -> None:

@@ -94,7 +94,6 @@ class AttemptsNode(Node):
         self._spinner.add_node(self)
         self.episode = Episode()
         self.mode: int | None = None
-        self.source = ""
         self.measuring = False
         self.takeovers = 0
         self.holds = 0
@@ -102,7 +101,6 @@ class AttemptsNode(Node):
         self.press_to_command_s: list[float] = []
         self._pressed = False
         self._pressed_s: float | None = None
-        self._expected: list[tuple[str, Any]] = []
         self.start_client = self.create_client(StartEpisode, "start_episode")
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
         self.create_subscription(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
