@@ -47,6 +47,7 @@ from recap_station.timing import TickStatistics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 TICKING_HZ, TICKING_PRIORITY = 50.0, 10
+REALTIME_TEXT = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -106,8 +107,7 @@ class RecapNode(LifecycleNode):
         self.start_error: Exception | None = None
         super().__init__(self.NAME, **node_options)
         self._defaults: dict[str, Any] = {}
-        text = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
-        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", -1, 98)
+        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, REALTIME_TEXT, "", -1, 98)
         self.realtime = 0
         for row in (*COMMON, realtime, *self.PARAMETERS):
             declare(self, row)
