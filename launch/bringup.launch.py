@@ -7,12 +7,19 @@ The nodes and arguments are described in recap.bringup, which `./recap up` reads
 
 from __future__ import annotations
 
+import sys
+from itertools import pairwise
+from pathlib import Path
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from recap import bringup
+
+# Arguments of launch itself, for every launch file.
+OF_LAUNCH = ("launch-prefix", "launch-prefix-filter", "emulate_tty", "log_cmd")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -21,7 +28,7 @@ def generate_launch_description() -> LaunchDescription:
             argument.name,
             default_value=argument.default,
             description=argument.description,
-            choices=list(argument.choices) or None,
+            choices=list(argument.spellings) or None,
         )
         for argument in bringup.ARGUMENTS
     ]
@@ -29,10 +36,20 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _start(context: LaunchContext) -> list[Node]:
+    if _named_on_command_line():
+        words = [word for word in context.argv if word.partition(":=")[0] not in OF_LAUNCH]
+        bringup.read_arguments(words)  # refuses a misspelt name, which launch would pass over
     values = {a.name: LaunchConfiguration(a.name).perform(context) for a in bringup.ARGUMENTS}
     planned = bringup.plan(values)
     bringup.hold_domain()
     return [_node(node) for node in planned]
+
+
+def _named_on_command_line() -> bool:
+    """Whether `ros2 launch` runs this very file, not one that includes it, with arguments of its own."""
+    file = Path(__file__)
+    by_path = any(Path(word).is_file() and file.samefile(word) for word in sys.argv)
+    return by_path or ("recap", file.name) in pairwise(sys.argv)
 
 
 def _node(node: bringup.PlannedNode) -> Node:
@@ -43,11 +60,13 @@ def _node(node: bringup.PlannedNode) -> Node:
         name=node.spec.name,
         namespace=node.namespace,
         parameters=[layer for layer in layers if layer],
-        arguments=["--ros-args", "--log-level", node.log_level],
+        ros_arguments=["--log-level", node.log_level],
         additional_env=dict(node.spec.environment),
         output="screen",
         respawn=True,
         respawn_delay=bringup.RESPAWN_S,
-        sigterm_timeout=str(bringup.STOP_S),
-        sigkill_timeout="0.3",  # to nodes SIGTERM, which launch sends in between, says nothing new
+        # A SIGINT sent to launch alone (`kill -INT`) is not passed on: its nodes first hear the SIGTERM,
+        # and need time after that as well.
+        sigterm_timeout=str(bringup.STOP_S / 2),
+        sigkill_timeout=str(bringup.STOP_S / 2),
     )

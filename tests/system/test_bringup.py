@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import runpy
 import signal
 import subprocess
 import sys
+import termios
 import time
 import types
 from collections.abc import Iterator
@@ -92,6 +95,11 @@ def test_checkpoint_of_another_robot_is_refused_before_anything_starts(tmp_path:
         planned(f"checkpoint:={tmp_path / 'value'}")
     with pytest.raises(ContractError, match="no checkpoint there"):
         planned(f"checkpoint:={tmp_path}")
+
+
+@pytest.mark.parametrize("word", ["use_sim_time:=True", "use_sim_time:=true"])
+def test_truth_values_may_be_spelt_as_python_does(word: str) -> None:
+    assert all(node.given == {"use_sim_time": True} for node in planned(word))
 
 
 def test_arguments_given_win_over_parameter_file_and_that_over_defaults(tmp_path: Path) -> None:
@@ -362,42 +370,151 @@ wait(lambda: len(commands) > begin + 50, "joint_command during the attempt")
 """
 
 
+class Terminal:
+    """A program on a terminal of its own, as a person starts it."""
+
+    def __init__(self, words: list[str], folder: Path, environment: dict[str, str]) -> None:
+        self.log = folder / "terminal.log"
+        self._master, terminal = pty.openpty()
+
+        def take_terminal() -> None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever the tests were started with
+
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(
+                words, stdin=terminal, stdout=file, stderr=subprocess.STDOUT,
+                cwd=folder, env=environment, start_new_session=True, preexec_fn=take_terminal,
+            )  # fmt: skip
+        os.close(terminal)
+        self._family: list[psutil.Process] = []
+
+    def ctrl_c(self) -> tuple[int, float, list[psutil.Process]]:
+        """→ exit code, seconds until the end, processes left."""
+        self._family = psutil.Process(self.process.pid).children(recursive=True)
+        begin = time.monotonic()
+        os.write(self._master, b"\x03")
+        code = self.process.wait(30)
+        took = time.monotonic() - begin
+        return code, took, [p for p in self._family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self._family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+            self.process.wait()
+        for process in self._family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        os.close(self._master)
+
+
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("manager", ["supervisor", pytest.param("launch", marks=needs_launch)])
-def test_whole_cell_comes_up_and_ctrl_c_ends_it_with_the_bag_closed(manager: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param([sys.executable, "-m", "recap", "up", "--manager", "supervisor"], id="supervisor"),
+        pytest.param([sys.executable, "-m", "recap", "up"], id="up-by-launch", marks=needs_launch),
+        pytest.param(["ros2", "launch", "recap", "bringup.launch.py"], id="ros2-launch", marks=needs_launch),
+    ],
+)
+def test_whole_cell_comes_up_and_ctrl_c_ends_it_with_the_bag_closed(
+    command: list[str], tmp_path: Path
+) -> None:
     environment = {**os.environ, "ROS_DOMAIN_ID": str(60 + os.getpid() % 40)}
-    log = tmp_path / "up.log"
-    words = ["up", "--manager", manager, "operator:=scripted", "bag_dir:=bags"]
-    with log.open("w") as file:
-        graph = subprocess.Popen(
-            [sys.executable, "-m", "recap", *words],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment,
-        )  # fmt: skip
-    family: list[psutil.Process] = []
+    arguments = ["operator:=scripted", "bag_dir:=bags"]
+    terminal = Terminal([*command, *arguments], tmp_path, environment)
     try:
-        names = [node.spec.name for node in planned("operator:=scripted")]
+        names = [node.spec.name for node in planned(*arguments)]
         client = subprocess.run(
             [sys.executable, "-c", CLIENT, *names], capture_output=True, text=True, env=environment
         )
-        assert client.returncode == 0, client.stderr + log.read_text()
-        family = psutil.Process(graph.pid).children(recursive=True)
-        begin = time.monotonic()
-        graph.send_signal(signal.SIGINT)
-        code = graph.wait(30)
-        took = time.monotonic() - begin
-        assert code == 0, log.read_text()
-        assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-        assert took < 15.0  # about one second, unless the machine has much else to do
+        assert client.returncode == 0, client.stderr + terminal.log.read_text()
+        code, took, left = terminal.ctrl_c()
+        said = terminal.log.read_text()
+        assert (code, left) == (0, []), said
+        assert took < 15.0, said  # one or two seconds, unless the machine has much else to do
+        if "launch" in command:
+            assert said.count("process has finished cleanly") == len(names)
         [bag] = (tmp_path / "bags").iterdir()
         assert BagReader(bag).closed_cleanly
     finally:
-        if graph.poll() is None:
-            family = psutil.Process(graph.pid).children(recursive=True)
-            graph.kill()
-            graph.wait()
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        terminal.close()
+
+
+ROS2 = """#!{python}
+# Stands for ros2: says how it was called and waits for Ctrl-C.
+import os, sys, time
+print("called with", *sys.argv[1:], "terminal" if os.isatty(0) else "no terminal", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_up_is_a_ctrl_c_to_launch(number: int, tmp_path: Path) -> None:
+    """launch hands a SIGINT on when it has no terminal; `./recap up &` in a script begins with it ignored."""
+    ros2 = tmp_path / "ros2"
+    ros2.write_text(ROS2.format(python=sys.executable))
+    ros2.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ROS_DOMAIN_ID": "78"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recap", "up", "--manager", "launch", "record:=false"],
+        stdout=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        called = process.stdout.readline()
+        assert called.startswith("called with launch --noninteractive ")
+        assert called.endswith("/bringup.launch.py record:=false no terminal\n")
+        process.send_signal(number)
+        assert process.stdout.read() == "interrupted\n"
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ros2_launch(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ros2", "launch", *words], capture_output=True, text=True, timeout=60, cwd=cwd)
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("taks:=x", "no launch argument 'taks', did you mean 'task'?"),
+        ("task:=handover_inser", "did you mean 'handover_insert'?"),
+        ("use_sim:=maybe", "are: ['true', 'false', 'True', 'False']"),
+    ],
+)
+def test_ros2_launch_refuses_a_wrong_argument(word: str, said: str, tmp_path: Path) -> None:
+    for named in (["recap", LAUNCH_FILE.name], [str(LAUNCH_FILE)]):
+        done = ros2_launch(*named, word, cwd=tmp_path)
+        assert done.returncode == 1
+        assert said in done.stderr + done.stdout
+
+
+@needs_launch
+def test_launch_file_can_be_included_by_one_with_arguments_of_its_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.launch.yaml"
+    mine.write_text(
+        "launch:\n"
+        "  - arg: {name: taks, default: handover_insert}\n"
+        f"  - include: {{file: {LAUNCH_FILE}, arg: [{{name: task, value: $(var taks)}}]}}\n"
+    )
+    done = ros2_launch(str(mine), "taks:=handover_inser", cwd=tmp_path)
+    assert "no task 'handover_inser'" in done.stderr + done.stdout  # got through to it; nothing is started
+
+
+@needs_launch
+def test_launch_file_is_found_by_its_path_in_the_checkout() -> None:
+    """There `ros2 launch recap ...` takes the script ./recap for a launch file."""
+    assert ros2_launch("launch/bringup.launch.py", "--show-args", cwd=ROOT).returncode == 0
 
 
 @pytest.mark.timeout(120)
@@ -433,10 +550,7 @@ def test_however_bring_up_ends_no_node_goes_on(number: int, tmp_path: Path) -> N
 
 @needs_launch
 def test_ros2_launch_shows_every_argument(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["ros2", "launch", "recap", "bringup.launch.py", "--show-args"],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
-    )  # fmt: skip
+    done = ros2_launch("recap", "bringup.launch.py", "--show-args", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for argument in bringup.ARGUMENTS:
         assert f"'{argument.name}'" in done.stdout

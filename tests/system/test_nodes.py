@@ -29,6 +29,7 @@ class Fragile(RecapNode):
     PARAMETERS = (Param("rate_hz", 100.0, "of the loop", "Hz", 1.0, 500.0),)
 
     def configure(self):
+        self.wanted = ["a line"]
         self.create_subscription(String, "words", self.on_word, 10)
         self.create_service(Trigger, "fall", self.fall)
 
@@ -46,6 +47,9 @@ class Fragile(RecapNode):
 
     def fall(self, request, response):
         raise ValueError("the service fell")
+
+    def diagnose(self):
+        return [Status("wanted", OK, text) for text in self.wanted]
 
     def shutdown(self):
         print("shut down", flush=True)
@@ -107,11 +111,32 @@ def test_without_autostart_a_manager_brings_it_up(graph: Graph) -> None:
         graph.wait(future.done, 30.0, "the state")
         return str(future.result().current_state.label)
 
+    statuses: list[str] = []
+
+    def keep(array: DiagnosticArray) -> None:
+        statuses.extend(status.message for status in array.status)
+
+    graph.world.create_subscription(DiagnosticArray, "/diagnostics", keep, qos.EVENT)
     assert state() == "unconfigured"
+    graph.wait(lambda: "not configured" in statuses, 30.0, "diagnostics of a node that is not configured")
     assert transition(1) and state() == "inactive"
     assert transition(3) and state() == "active"
     assert transition(4) and state() == "inactive"
     assert transition(3) and state() == "active"
+    assert transition(4) and transition(2) and state() == "unconfigured"
+    graph.wait(lambda: graph.world.count_subscribers("words") == 0, 30.0, "cleanup to release what is heard")
+    assert transition(1) and transition(3) and state() == "active"
+    graph.wait(lambda: graph.world.count_subscribers("words") == 1, 30.0, "what is heard, once again")
     process.send_signal(signal.SIGINT)
     assert process.wait(20.0) == 0
+    assert "Traceback" not in graph.log("managed")
     del graph.processes["managed"]
+
+
+def test_a_closed_terminal_ends_a_node_as_a_ctrl_c_does(graph: Graph) -> None:
+    process = graph.start("hung_up", code=FRAGILE)
+    assert graph.world.create_client(Trigger, "fall").wait_for_service(60.0)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(20.0) == 0
+    assert "shut down" in graph.log("hung_up")
+    del graph.processes["hung_up"]

@@ -33,6 +33,11 @@ class Argument:
     description: str
     choices: tuple[str, ...] = ()
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What may be written for the choices: truth values also as Python spells them."""
+        return (*self.choices, "True", "False") if self.choices == BOOLEAN else self.choices
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -69,7 +74,7 @@ LOCKS = Path("/run/lock" if os.access("/run/lock", os.W_OK) else tempfile.gettem
 ARGUMENTS = (
     Argument("namespace", "", "namespace of all nodes and topics"),
     Argument("use_sim_time", "false", "take time from /clock", BOOLEAN),
-    Argument("params_file", "", "YAML with ROS parameters: before the defaults, after arguments given here"),
+    Argument("params_file", "", "YAML with ROS parameters: overrides defaults, not arguments given here"),
     Argument("autostart", "true", "nodes configure and activate themselves, without a manager", BOOLEAN),
     Argument("log_level", "info", "of all nodes", ("debug", "info", "warn", "error", "fatal")),
     Argument("use_sim", "true", "start the simulated cell; false: the robot's own drivers run", BOOLEAN),
@@ -170,10 +175,9 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
 
 
 def _checked(argument: Argument, value: str) -> str:
-    lowered = value.lower() if argument.choices else value
-    if argument.choices and lowered not in argument.choices:
+    if argument.choices and value not in argument.spellings:
         raise UsageError(f"{argument.name}: wanted {' or '.join(argument.choices)}, found {value!r}")
-    return lowered
+    return value.lower() if argument.choices == BOOLEAN else value
 
 
 def installed_path(name: str) -> Path:

@@ -288,22 +288,37 @@ def evaluate(
 def _launch(arguments: list[str], lock: int) -> int:
     """Run `ros2 launch recap bringup.launch.py` → its exit code.
 
-    launch ends its nodes on SIGINT; on SIGTERM and SIGHUP it would leave them running.
+    launch ends its nodes on SIGINT alone: on SIGTERM and SIGHUP it would leave them running. It takes a
+    SIGINT for a terminal's, which its nodes have had too, unless it is told that it has no terminal.
     """
     from recap import bringup
     from recap_station.parent import end_with_parent
 
     # By path: in the checkout's root, `ros2 launch recap ...` takes the script ./recap for a launch file.
     file = bringup.installed_path("share/recap/launch/bringup.launch.py")
+    child: subprocess.Popen[bytes] | None = None
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        if child is not None:
+            child.send_signal(signal.SIGINT)
+
+    # Before launch is started: to it a signal that is handled here is at its default, so that it hears SIGINT
+    # even where this process was started to ignore it (`./recap up &` in a script).
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     child = subprocess.Popen(
-        ["ros2", "launch", str(file), *arguments],
+        ["ros2", "launch", "--noninteractive", str(file), *arguments],
+        stdin=subprocess.DEVNULL,
         env={**os.environ, bringup.HELD: str(os.getpid())},
         pass_fds=(lock,) if lock >= 0 else (),
         start_new_session=True,
         preexec_fn=end_with_parent,
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: child.send_signal(signal.SIGINT))
+    if interrupted:
+        child.send_signal(signal.SIGINT)
     return child.wait()
 
 

@@ -98,6 +98,9 @@ class LearnerNode(RecapNode):
         )
         self.create_timer(0.2, self.watch, clock=STEADY)
 
+    def cleanup(self) -> None:
+        self.shutdown()
+
     def shutdown(self) -> None:
         if self.training:
             self.training.stop()

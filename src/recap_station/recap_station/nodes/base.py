@@ -47,6 +47,7 @@ from recap_station.timing import TickStatistics
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 TICKING_HZ, TICKING_PRIORITY = 50.0, 10
+REALTIME_TEXT = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -105,13 +106,13 @@ class RecapNode(LifecycleNode):
         self._configured = False
         self.start_error: Exception | None = None
         super().__init__(self.NAME, **node_options)
-        text = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
-        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", -1, 98)
+        realtime = Param("realtime_priority", self.REALTIME_PRIORITY, REALTIME_TEXT, "", -1, 98)
         self.realtime = 0
         for row in (*COMMON, realtime, *self.PARAMETERS):
             declare(self, row)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
         self.create_timer(1.0, self._publish_diagnostics, clock=STEADY)
+        self._permanent = {id(one) for one, _ in self._endpoints()}
 
     # --- what a subclass fills in ---------------------------------------------------------------
 
@@ -125,13 +126,13 @@ class RecapNode(LifecycleNode):
         """Stop; tickers are cancelled by the base class."""
 
     def cleanup(self) -> None:
-        """Release what configure() took."""
+        """Release what configure() took. Publishers, subscriptions, services, timers go by themselves."""
 
     def shutdown(self) -> None:
         """Called once on the way out of a node that had been configured; the ROS context is still valid."""
 
     def diagnose(self) -> Iterable[Status]:
-        """More lines for /diagnostics, asked for once a second."""
+        """More lines for /diagnostics, asked for once a second while the node is configured."""
         return ()
 
     # --- helpers ----------------------------------------------------------------------------------
@@ -220,7 +221,12 @@ class RecapNode(LifecycleNode):
         return self._transition("deactivate", self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("cleanup", self.cleanup)
+        self._configured = False
+        result = self._transition("cleanup", self.cleanup)
+        for endpoint, destroy in self._endpoints():
+            if id(endpoint) not in self._permanent:  # of configure(), which would make a second one
+                destroy(endpoint)
+        return result
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_tickers()
@@ -268,6 +274,17 @@ class RecapNode(LifecycleNode):
         self.task = load_task(self.param("task"))
         self.configure()
 
+    def _endpoints(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """Everything of this node that ROS knows, with how to destroy it."""
+        kinds: list[tuple[Iterable[Any], Callable[[Any], Any]]] = [
+            (self.publishers, self.destroy_publisher),
+            (self.subscriptions, self.destroy_subscription),
+            (self.services, self.destroy_service),
+            (self.clients, self.destroy_client),
+            (self.timers, self.destroy_timer),
+        ]
+        return [(one, destroy) for kind, destroy in kinds for one in list(kind)]
+
     def _stop_tickers(self) -> None:
         self.active = False
         for ticker in self._tickers:
@@ -290,12 +307,14 @@ class RecapNode(LifecycleNode):
         if errors:
             text = f"{errors} errors, last: {self._last_error}"
             lines.append(Status("callbacks", WARN, text, dict(self._errors)))
-        try:
-            lines += self.diagnose()
-        except Exception:
-            self.complain("diagnose", traceback.format_exc())
+        if self._configured:
+            try:
+                lines += self.diagnose()
+            except Exception:
+                self.complain("diagnose", traceback.format_exc())
         if not lines:
-            lines.append(Status("state", OK, "active" if self.active else "not active"))
+            state = "active" if self.active else "not active" if self._configured else "not configured"
+            lines.append(Status("state", OK, state))
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         prefix = self.get_fully_qualified_name().lstrip("/")

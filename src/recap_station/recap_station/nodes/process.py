@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
-    """Main of a node: spin until SIGINT or SIGTERM, then shutdown() and exit 0 within a second.
+    """Main of a node: spin until SIGINT, SIGTERM or SIGHUP, then shutdown() and exit 0 within a second.
 
     The end of the bring-up that started the node, even by SIGKILL, is a SIGINT to it. Exits 1 with one
     line on stderr when the node refuses to start (wrong contract, wrong parameter).
@@ -41,6 +41,8 @@ def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
     # Own handlers instead of rclpy's: those invalidate the context before shutdown() could still speak.
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, on_signal)  # the terminal was closed, the connection to it was lost
     node: RecapNode | None = None
     code = 0
     try:
@@ -52,7 +54,7 @@ def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
         node = node_class()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        if node.param("autostart"):
+        if node.param("autostart") and not stop:
             node.start()
         node.claim_priority()
         gc.collect()
