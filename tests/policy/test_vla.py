@@ -155,7 +155,7 @@ def test_reading_in_pieces_equals_reading_at_once() -> None:
             subtask=[batch.subtask[row]], noise=torch.zeros(1, 10, 14),
         )  # fmt: skip
         hook.remove()
-        _, _, cache, plan = caught[0]
+        _, _, cache, plan, _ = caught[0]
         with torch.inference_mode():
             velocity = model.expert(noisy[one], time[one], cache, plan)
         torch.testing.assert_close(velocity, seen[0][one], atol=1e-4, rtol=1e-3)

@@ -11,7 +11,8 @@ import numpy as np
 
 from recap_station.contract import ContractError
 
-EXECUTE_STEPS = 12  # of a chunk, before the next is due; fewer react sooner and cost more inference
+EXECUTE_STEPS = 25  # of a chunk, before the next is due; fewer react sooner and cost more inference
+LEAD_STEPS = 4  # how far ahead of that it is asked for; meanwhile the steps of the last one are carried out
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class ChunkBuffer:
         if self._chunk is None or not 0 <= row < len(self._chunk.positions):
             return None
         return self._chunk.positions[row]
+
+    def committed(self, tick: int) -> np.ndarray:
+        """What is carried out from `tick` on before a chunk asked for now is due, (n, dof) with n <= lead:
+        the new chunk is to go on from there. Nothing before the first chunk."""
+        if self._chunk is None or tick < self._start:
+            return np.empty((0, 0))
+        row = tick - self._start
+        return self._chunk.positions[row : row + self.lead]
 
     def flush(self) -> None:
         """Forget everything: nothing comes out until a fresh chunk is pushed."""

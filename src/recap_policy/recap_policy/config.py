@@ -122,6 +122,8 @@ class VLAConfig:
     `insulate` stops the action loss at the backbone's keys and values (knowledge insulation, arXiv
     2505.23705); it presupposes a token loss on the actions, so a model trained on flow and sub-task text
     alone leaves it off. `fast_weight` is the weight of that token loss, where a batch has FAST tokens.
+    `committed`: of the commands that will be carried out before the chunk arrives, at most so many are told
+    to the expert, which continues them (training-time RTC, arXiv 2512.05964; 0 to 10 there); 0: none.
     """
 
     name: str
@@ -137,6 +139,7 @@ class VLAConfig:
     subtask_weight: float = 0.1
     insulate: bool = False
     fast_weight: float = 1.0
+    committed: int = 10
 
     def __post_init__(self) -> None:
         if self.action_basis == "steps" and self.action_tokens != self.horizon:

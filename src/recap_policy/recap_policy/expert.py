@@ -65,11 +65,15 @@ class ExpertLayer(nn.Module):
 
 
 class ActionExpert(nn.Module):
-    def __init__(self, config: ExpertConfig, backbone: BackboneConfig, dof: int, tokens: int) -> None:
+    def __init__(
+        self, config: ExpertConfig, backbone: BackboneConfig, dof: int, tokens: int, committed: int = 0
+    ) -> None:
+        """committed: numbers that tell of the commands to be continued (ActionCodec.commitment)."""
         super().__init__()
         self.config, self.backbone = config, backbone
         self.tokens = tokens
         self.action_in = nn.Linear(dof, config.width)
+        self.committed_in = linear(committed, config.width) if committed else None
         self.token_embedding = nn.Parameter(torch.randn(tokens, config.width) * 0.5)
         self.time_in = nn.Linear(config.width, config.width)
         self.time_out = nn.Linear(config.width, config.width)
@@ -94,16 +98,26 @@ class ActionExpert(nn.Module):
         bias = folded_bias(mask, shared, self.token_embedding)
         return layer_rotations(positions, self.backbone), bias
 
-    def forward(self, noisy: Tensor, time: Tensor, prefix: list[KeyValue], plan: Plan) -> Tensor:
+    def forward(
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        prefix: list[KeyValue],
+        plan: Plan,
+        commitment: Tensor | None = None,
+    ) -> Tensor:
         """Velocities of K draws that share one prefix.
 
-        noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D)
+        noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D);
+        commitment: (B, committed), the same for all draws; None: nothing is committed to
         → (B, K, T, dof) of noisy's type
         """
         rotations, bias = plan
         features = time_features(time, self.config.width).type_as(self.token_embedding)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
         x = self.action_in(noisy.type_as(features)) + self.token_embedding
+        if self.committed_in is not None and commitment is not None:
+            x = x + self.committed_in(commitment.type_as(features))[:, None, None]
         for layer, known, by in zip(self.layers, prefix, rotations, strict=True):
             x = layer(x, condition, known, by, bias)
         return self.action_out(self.norm(x, condition)[0]).type_as(noisy)

@@ -37,7 +37,8 @@ class Load:
 
 @dataclass(frozen=True)
 class Infer:
-    """jpegs: camera name → JPEG bytes; state: (dof,) [rad; gripper 0..1]; reset: an attempt begins."""
+    """jpegs: camera name → JPEG bytes; state: (dof,) [rad; gripper 0..1]; reset: an attempt begins;
+    committed: (n, dof), see `PolicyInterface.infer`."""
 
     ticket: int
     jpegs: Mapping[str, bytes]
@@ -46,6 +47,7 @@ class Infer:
     beta: float
     steps: int
     reset: bool = False
+    committed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,10 @@ class InferenceProcess:
         beta: float = 1.0,
         steps: int = 5,
         reset: bool = False,
+        committed: np.ndarray | None = None,
     ) -> int:
         """Ask for a chunk → ticket. Raises InferenceDied."""
-        return self._send(Infer(0, jpegs, state, prompt, beta, steps, reset))
+        return self._send(Infer(0, jpegs, state, prompt, beta, steps, reset, committed))
 
     def poll(self, timeout_s: float = 0.0) -> Reply | None:
         """The next answer, if it is there within `timeout_s`. Raises InferenceDied."""
@@ -219,7 +222,9 @@ def _infer(policy: PolicyInterface | None, request: Infer) -> Inferred:
     if request.reset:
         policy.reset()
     images = {camera: _decode(camera, jpeg) for camera, jpeg in request.jpegs.items()}
-    chunk = policy.infer(images, request.state, request.prompt, request.beta, request.steps)
+    chunk = policy.infer(
+        images, request.state, request.prompt, request.beta, request.steps, committed=request.committed
+    )
     seconds = time.monotonic() - started
     return Inferred(request.ticket, chunk, policy.identity, policy.value_identity, seconds)
 

@@ -42,11 +42,14 @@ class PolicyInterface(Protocol):
         beta: float = 1.0,
         steps: int = 5,
         indicator: str = "positive",
+        committed: np.ndarray | None = None,
     ) -> Chunk:
         """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1].
 
-        beta: guidance towards the indicator; steps: of denoising. Raises ObservationError on an observation
-        that does not fit, and another ContractError where no chunk can be had.
+        beta: guidance towards the indicator; steps: of denoising; committed: (n, dof) commands that the robot
+        carries out from this observation on, whatever is answered: a policy that can, goes on from them.
+        Raises ObservationError on an observation that does not fit, and another ContractError where no chunk
+        can be had.
         """
 
     def reset(self, seed: int | None = None) -> None:

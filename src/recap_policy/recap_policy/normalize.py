@@ -60,16 +60,28 @@ class ActionCodec(nn.Module):
     deviation: Tensor
     lowest: Tensor
     highest: Tensor
+    near_mean: Tensor
+    near_deviation: Tensor
 
-    def __init__(self, dof: int, horizon: int, tokens: int, basis: Literal["dct", "steps"] = "dct") -> None:
+    def __init__(
+        self,
+        dof: int,
+        horizon: int,
+        tokens: int,
+        basis: Literal["dct", "steps"] = "dct",
+        committed: int = 0,
+    ) -> None:
         super().__init__()
         matrix = dct_matrix(horizon)[:tokens] if basis == "dct" else torch.eye(horizon)
+        self.committed = committed
         self.register_buffer("basis", matrix, persistent=False)
         self.register_buffer("relative", torch.ones(dof))
         self.register_buffer("mean", torch.zeros(tokens, dof))
         self.register_buffer("deviation", torch.ones(tokens, dof))
         self.register_buffer("lowest", torch.full((tokens, dof), -4.0))
         self.register_buffer("highest", torch.full((tokens, dof), 4.0))
+        self.register_buffer("near_mean", torch.zeros(dof))
+        self.register_buffer("near_deviation", torch.ones(dof))
 
     def fit(self, chunks: Tensor, states: Tensor, is_gripper: Tensor, least: float = 1e-3) -> None:
         """chunks: (N, horizon, dof), states: (N, dof) [rad; gripper 0..1]; is_gripper: (dof,) bool.
@@ -86,6 +98,9 @@ class ActionCodec(nn.Module):
         normalised = (coefficients - self.mean) / self.deviation
         self.lowest.copy_(normalised.amin(0))
         self.highest.copy_(normalised.amax(0))
+        near = (chunks[:, : max(1, self.committed)].float() - (states * self.relative)[:, None]).flatten(0, 1)
+        self.near_mean.copy_(near.mean(0))
+        self.near_deviation.copy_(near.std(0, correction=0).clamp_min(least))
 
     def encode(self, chunks: Tensor, states: Tensor) -> Tensor:
         """(B, horizon, dof) and (B, dof) → (B, tokens, dof) of about unit variance."""
@@ -95,6 +110,17 @@ class ActionCodec(nn.Module):
         """(B, tokens, dof) and (B, dof) → (B, horizon, dof) absolute joint commands."""
         chunks = self.basis.T @ (coefficients * self.deviation + self.mean)
         return chunks + (states * self.relative)[:, None]
+
+    def commitment(self, steps: Tensor, count: Tensor, states: Tensor) -> Tensor:
+        """The first commands of a chunk as the expert is told them → (B, committed · (dof + 1)).
+
+        steps: (B, committed, dof) absolute; count: (B,) how many of them are committed to, the rest is
+        ignored; states: (B, dof). Which ones count is told too.
+        """
+        near = (steps - (states * self.relative)[:, None] - self.near_mean) / self.near_deviation
+        counts = torch.arange(self.committed, device=steps.device) < count[:, None]
+        told = torch.cat([near, torch.ones_like(near[..., :1])], -1)
+        return torch.where(counts[..., None], told, 0.0).flatten(1)
 
     def clamp(self, coefficients: Tensor) -> Tensor:
         """Coefficients held within what the data showed: a strong guidance must not leave the support."""

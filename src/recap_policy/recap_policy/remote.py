@@ -86,8 +86,11 @@ class RemotePolicy:
         beta: float = 1.0,
         steps: int = 5,
         indicator: str = "positive",
+        committed: np.ndarray | None = None,
     ) -> Chunk:
         """As `PolicyInterface.infer`; raises RemoteError, and ActionError on actions that do not fit.
+
+        openpi's protocol has no word for committed commands: they are not sent.
 
         A foreign server knows no advantage: beta 1 and "positive" are asked of it as nothing, other values
         refused; it denoises in its own number of steps.

@@ -84,12 +84,15 @@ class Policy:
         beta: float = 1.0,
         steps: int = 5,
         indicator: str = "positive",
+        committed: np.ndarray | None = None,
     ) -> Chunk:
         """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1].
 
+        committed: (n, dof), see `PolicyInterface.infer`; more than the model was trained for are cut.
         Raises ObservationError on a missing or misshapen image and on a state that is not finite.
         """
-        return self.infer_batch([images], np.asarray(state)[None], [prompt], beta, steps, indicator)[0]
+        ahead = None if committed is None or not len(committed) else np.asarray(committed)[None]
+        return self.infer_batch([images], np.asarray(state)[None], [prompt], beta, steps, indicator, ahead)[0]
 
     @torch.inference_mode()
     def infer_batch(
@@ -100,8 +103,9 @@ class Policy:
         beta: float = 1.0,
         steps: int = 5,
         indicator: str = "positive",
+        committed: np.ndarray | None = None,
     ) -> list[Chunk]:
-        """As `infer` for several observations at once; states: (B, dof)."""
+        """As `infer` for several observations at once; states: (B, dof), committed: (B, n, dof)."""
         check_observations(images, states, self.station)
         if len(prompts) != len(images):
             raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
@@ -109,6 +113,9 @@ class Policy:
         pixels = torch.from_numpy(np.stack([np.stack([views[name] for name in names]) for views in images]))
         features = self.model.encode_images(pixels)
         state = torch.from_numpy(states).float()
+        ahead = None
+        if committed is not None:
+            ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float()
         sample = self.model.sample(
             features,
             state,
@@ -118,6 +125,7 @@ class Policy:
             steps=steps,
             guess=self._guess if len(self._guess) == len(states) else None,
             generator=self._generator,
+            committed=ahead,
         )
         self._guess = sample.subtask
         values = None

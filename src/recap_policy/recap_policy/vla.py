@@ -90,8 +90,11 @@ class VLA(nn.Module):
         )
         with unfilled(blank):
             self.backbone = Backbone(config.backbone)
-        self.expert = ActionExpert(config.expert, config.backbone, config.prefix.dof, config.action_tokens)
-        self.codec = ActionCodec(config.prefix.dof, config.horizon, config.action_tokens, config.action_basis)
+        dof, tokens = config.prefix.dof, config.action_tokens
+        self.codec = ActionCodec(dof, config.horizon, tokens, config.action_basis, config.committed)
+        self.expert = ActionExpert(
+            config.expert, config.backbone, dof, tokens, config.committed * (dof + 1)
+        )
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
         """Statistics of the data. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
@@ -115,7 +118,8 @@ class VLA(nn.Module):
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
         `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
-        and times. The indicator's own tokens bear no loss.
+        and times. The indicator's own tokens bear no loss. Of each example's actions 0 to `committed`, drawn
+        evenly, are told to the expert as already decided.
         """
         rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
         indicator = drop_indicator(batch.indicator, rate, generator)
@@ -149,7 +153,12 @@ class VLA(nn.Module):
         time = draw_time((rows, draws), generator).to(actions)
         t = time[..., None, None]
         plan = self.expert.plan(valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws))
-        velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan)
+        committed = None
+        if self.config.committed:
+            steps = torch.randint(self.config.committed + 1, (rows,), generator=generator).to(actions.device)
+            ahead = batch.actions[:, : self.config.committed]
+            committed = self.codec.commitment(ahead, steps, batch.state)
+        velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan, committed)
         flow = ((velocity - (noise - actions)).square().mean((1, 2, 3)) * weight).mean()
         return {"loss": flow + total, "flow": flow.detach(), **losses}
 
@@ -174,6 +183,7 @@ class VLA(nn.Module):
         guess: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
+        committed: Tensor | None = None,
     ) -> Sample:
         """Chunks from noise in `steps` Euler steps.
 
@@ -181,8 +191,9 @@ class VLA(nn.Module):
         f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
         take instead of decoding them. guess: texts that are probably decoded, such as the last ones: where
         right, all is read in one pass; the result is the same either way. noise: (B, T, dof) instead of
-        `generator`.
-        Raises ValueError on an unknown indicator.
+        `generator`. committed: (B, n, dof) commands that the robot carries out from this observation on,
+        whatever is sampled; the chunks begin with them and go on from there, in both branches of a guidance.
+        Raises ValueError on an unknown indicator, and on more committed steps than the model was trained for.
         """
         if indicator not in INDICATORS:
             raise ValueError(f"indicator is {indicator!r}, wanted one of {list(INDICATORS)}")
@@ -207,15 +218,29 @@ class VLA(nn.Module):
             noise = torch.randn(
                 len(state), self.config.action_tokens, self.config.prefix.dof, generator=generator
             )
+        commitment = self._commitment(committed, state)
         x = noise.to(state)
         for step in range(steps):
             time = torch.full(seen.shape[:2], 1 - step / steps, device=state.device)
-            velocity = self.expert(x[:, None].expand(-1, len(branches), -1, -1), time, context.cache, plan)
+            both = x[:, None].expand(-1, len(branches), -1, -1)
+            velocity = self.expert(both, time, context.cache, plan, commitment)
             guided = velocity[:, 0]
             if len(branches) == 2:
                 guided = velocity[:, 1] + beta * (velocity[:, 0] - velocity[:, 1])
             x = x - guided / steps
-        return Sample(self.codec.decode(self.codec.clamp(x), state), texts)
+        actions = self.codec.decode(self.codec.clamp(x), state)
+        if commitment is not None and committed is not None:
+            actions = torch.cat([committed, actions[:, committed.shape[1] :]], 1)
+        return Sample(actions, texts)
+
+    def _commitment(self, committed: Tensor | None, state: Tensor) -> Tensor | None:
+        if committed is None or committed.shape[1] == 0:
+            return None
+        count, most = committed.shape[1], self.config.committed
+        if count > most:
+            raise ValueError(f"{count} committed steps, wanted at most the model's {most}")
+        steps = F.pad(committed, (0, 0, 0, most - count))
+        return self.codec.commitment(steps, torch.full((len(state),), count, device=state.device), state)
 
     def _read_all(
         self,

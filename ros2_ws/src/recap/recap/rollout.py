@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
+from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
@@ -221,7 +221,7 @@ class _Driver:
     def __init__(self, policy: Any, prompt: str, rollouts: Rollouts) -> None:
         self.policy, self.prompt = policy, prompt
         self.beta, self.latency = rollouts.beta, rollouts.latency_ticks
-        self.buffer = ChunkBuffer(rollouts.execute_steps, rollouts.latency_ticks)
+        self.buffer = ChunkBuffer(rollouts.execute_steps, max(LEAD_STEPS, rollouts.latency_ticks))
         self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
 
     def command(self, tick: int, cell: Cell, state: np.ndarray) -> np.ndarray | None:
@@ -230,7 +230,8 @@ class _Driver:
             self.pending = None
         if self.pending is None and self.buffer.needs_chunk(tick):
             images = {camera: cell.render(camera) for camera in cell.station.camera_names}
-            chunk = self.policy.infer(images, state, self.prompt, beta=self.beta)
+            committed = self.buffer.committed(tick)
+            chunk = self.policy.infer(images, state, self.prompt, beta=self.beta, committed=committed)
             self.pending = (tick + self.latency, (chunk, tick))
         return self.buffer.pop(tick)
 

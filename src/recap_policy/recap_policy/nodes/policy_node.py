@@ -19,7 +19,7 @@ from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimat
 from recap_interfaces.srv import LoadPolicy
 from sensor_msgs.msg import CompressedImage, JointState
 
-from recap_policy.chunks import EXECUTE_STEPS, ChunkBuffer
+from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_policy.description import check
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
 from recap_policy.interface import LAYOUT, is_remote
@@ -59,7 +59,7 @@ class PolicyNode(RecapNode):
             "beta", 1.0, "guidance towards the positive indicator; 1: conditioned only", "", 0.0, 10.0, False
         ),
         Param("execute_steps", EXECUTE_STEPS, "steps of a chunk before the next is due", "steps", 1, 50),
-        Param("lead_steps", 2, "how far ahead of that it is asked for", "steps", 0, 49),
+        Param("lead_steps", LEAD_STEPS, "how far ahead of that it is asked for", "steps", 0, 49),
         Param("denoising_steps", 5, "Euler steps of a sample", "steps", 1, 100, False),
         Param("observation_timeout_s", 0.5, "older images and joint states are not used", "s", 0.05, 10.0),
         Param("inference_threads", 1, "of torch, in the inference process", "", 1, 64),
@@ -205,7 +205,13 @@ class PolicyNode(RecapNode):
             return
         jpegs = {camera: bytes(message.data) for camera, (message, _, _) in self._images.items()}
         ticket = self._process.infer(
-            jpegs, state, self._prompt(), self.param("beta"), self.param("denoising_steps"), self._fresh
+            jpegs,
+            state,
+            self._prompt(),
+            self.param("beta"),
+            self.param("denoising_steps"),
+            self._fresh,
+            self._buffer.committed(self._tick),
         )
         self._fresh = False
         self._asked = _Asked(ticket, self._tick, stamp_ns, now)
