@@ -105,6 +105,7 @@ class RecapNode(LifecycleNode):
         self._configured = False
         self.start_error: Exception | None = None
         super().__init__(self.NAME, **node_options)
+        self._defaults: dict[str, Any] = {}
         text = "round-robin real-time priority, where the system grants one; 0: none; -1: if it ticks fast"
         realtime = Param("realtime_priority", self.REALTIME_PRIORITY, text, "", -1, 98)
         self.realtime = 0
