@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recap_policy.backbone import prefix_mask, token_positions
 from recap_policy.config import VLAConfig, vla_config
+from recap_policy.expert import Commitment
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA, Batch, drop_indicator
 
@@ -117,29 +118,17 @@ def test_the_indicator_changes_no_subtask_logit_and_does_change_the_actions() ->
     assert positive["flow"] != negative["flow"] != absent["flow"]
 
 
-def test_padding_changes_nothing() -> None:
-    batch = _batch(2)
-    model = _opened(_model(batch))
-    noise = torch.randn(2, 10, 14)
-    prompts = ["lift", "insert the peg, slowly"]
-    both = model.sample(batch.image_features, batch.state, prompts, beta=1.5, noise=noise)
-    for row in range(2):
-        one = slice(row, row + 1)
-        alone = model.sample(
-            batch.image_features[one], batch.state[one], prompts[one], beta=1.5, noise=noise[one]
-        )
-        assert alone.subtask[0] == both.subtask[row]
-        torch.testing.assert_close(alone.actions, both.actions[one], atol=1e-5, rtol=1e-4)
-
-
 def test_reading_in_pieces_equals_reading_at_once() -> None:
     """The sampler's cached prefix gives the velocity that the training pass gives for the same text."""
     batch = replace(_batch(4), indicator=torch.tensor([1, 0, -1, 1]))
     model = _opened(_model(batch))
     seen: list[Tensor] = []
+    told: list[Commitment] = []
     hook = model.expert.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    ear = model.expert.register_forward_pre_hook(lambda _m, inputs: told.append(inputs[4]))
     model.loss(batch, torch.Generator().manual_seed(3), draws=1, indicator_dropout=0.0)
     hook.remove()
+    ear.remove()
     g = torch.Generator().manual_seed(3)
     torch.rand(4, generator=g)  # the dropout's draw
     noise = torch.randn(4, 1, 10, 14, generator=g)
@@ -157,20 +146,9 @@ def test_reading_in_pieces_equals_reading_at_once() -> None:
         hook.remove()
         _, _, cache, plan, _ = caught[0]
         with torch.inference_mode():
-            velocity = model.expert(noisy[one], time[one], cache, plan)
+            commitment = Commitment(told=told[0].told[one])
+            velocity = model.expert(noisy[one], time[one], cache, plan, commitment)
         torch.testing.assert_close(velocity, seen[0][one], atol=1e-4, rtol=1e-3)
-
-
-def test_a_guess_of_the_subtask_changes_nothing_but_the_time() -> None:
-    batch = _batch(4)
-    model = _opened(_model(batch))
-    noise = torch.randn(4, 10, 14)
-    arguments = (batch.image_features, batch.state, batch.prompt)
-    plain = model.sample(*arguments, noise=noise, beta=1.5)
-    for guess in (plain.subtask, ["lift"] * 4, ["", *plain.subtask[1:]]):
-        guessed = model.sample(*arguments, noise=noise, beta=1.5, guess=guess)
-        assert guessed.subtask == plain.subtask
-        torch.testing.assert_close(guessed.actions, plain.actions, atol=1e-5, rtol=1e-4)
 
 
 def test_the_expert_reaches_the_backbone_unless_insulated() -> None:
@@ -206,16 +184,6 @@ def test_three_in_ten_indicators_are_dropped_each_on_its_own() -> None:
     assert set(dropped.tolist()) == {-1, 1}
 
 
-def test_sampling_never_drops_the_indicator() -> None:
-    batch = _batch(2)
-    model = _opened(_model(batch))
-    noise = torch.randn(2, 10, 14)
-    arguments = (batch.image_features, batch.state, batch.prompt)
-    actions = [model.sample(*arguments, noise=noise).actions for _ in range(8)]
-    assert all(torch.equal(actions[0], other) for other in actions)
-    assert not torch.allclose(actions[0], model.sample(*arguments, indicator="", noise=noise).actions)
-
-
 def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
     batch = _batch(2)
     model = _opened(_model(batch))
@@ -228,15 +196,3 @@ def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
     model.loss(changed, torch.Generator().manual_seed(0))["loss"].backward()
     after = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def test_text_that_is_too_long_is_refused() -> None:
-    batch = _batch(2)
-    with pytest.raises(ValueError, match="wanted at most 48"):
-        _model(batch).sample(batch.image_features, batch.state, ["x" * 60] * 2)
-
-
-def test_unknown_indicator_is_refused() -> None:
-    batch = _batch(2)
-    with pytest.raises(ValueError, match="indicator is 'good'"):
-        _model(batch).sample(batch.image_features, batch.state, batch.prompt, indicator="good")

@@ -22,6 +22,7 @@ from recap_policy.attention import (
     Rotation,
     folded_bias,
     layer_rotations,
+    recomputed,
 )
 from recap_policy.config import BackboneConfig
 
@@ -107,9 +108,10 @@ class Backbone(nn.Module):
         for index, (layer, by) in enumerate(zip(self.layers, layer_rotations(here, config), strict=True)):
             before = past[index] if past else None
             if index < last:
-                x, kv = layer(x, by, near if config.is_local(index) else bias, before, slice(None))
+                seen = near if config.is_local(index) else bias
+                x, kv = recomputed(layer, config.recompute, x, by, seen, before, slice(None))
             else:
-                x, kv = layer(x, by, last_bias, before, read)
+                x, kv = recomputed(layer, config.recompute, x, by, last_bias, before, read)
             cache.append(kv)
         return self.norm(x), cache
 

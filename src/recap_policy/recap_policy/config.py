@@ -76,6 +76,7 @@ class BackboneConfig:
     global_every: int = 1
     query_scale: float | None = None  # scores are q·k / √this; None: head_dim
     vocabulary: int | None = None  # rows of the embedding table; None: the byte vocabulary of tokens.py
+    recompute: bool = False  # activations in the backward pass, the expert's too: less memory, more time
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -123,7 +124,8 @@ class VLAConfig:
     2505.23705); it presupposes a token loss on the actions, so a model trained on flow and sub-task text
     alone leaves it off. `fast_weight` is the weight of that token loss, where a batch has FAST tokens.
     `committed`: of the commands that will be carried out before the chunk arrives, at most so many are told
-    to the expert, which continues them (training-time RTC, arXiv 2512.05964; 0 to 10 there); 0: none.
+    to the expert, which continues them (training-time RTC, arXiv 2512.05964; 0 to 10 there); 0: none. With
+    "steps" they are clean tokens, as in the paper, with "dct" an embedding.
     """
 
     name: str

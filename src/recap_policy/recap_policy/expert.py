@@ -6,11 +6,15 @@ x_t = t · noise + (1 - t) · action, velocity u = noise - action. The time ente
 Actions see every token of the prefix in every layer: the window of the backbone's local layers, which would
 hide the first camera from most layers, is not applied to them (a choice; the paper is silent). Their queries
 and keys are rotated as the backbone's are in the same layer.
+
+Commands that are carried out before the chunk arrives (training-time RTC, arXiv 2512.05964) reach the expert
+in one of two forms, see `Commitment`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +29,35 @@ from recap_policy.attention import (
     folded_bias,
     layer_rotations,
     linear,
+    recomputed,
 )
 from recap_policy.config import BackboneConfig, ExpertConfig
 
 Plan = tuple[list[Rotation], Tensor]  # rotations of the action tokens per layer, and the attention bias
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """What the expert is told of each chunk's first commands, the same for all draws; empty: nothing.
+
+    clean: (B, T) bool, action tokens that are given as they are, at flow time 0, where every token is a time
+    step: the paper's form. told: (B, numbers) of ActionCodec.commitment, where every token is a coefficient
+    of the whole chunk and none can be clean by itself: they are embedded and added to all tokens.
+    """
+
+    clean: Tensor | None = None
+    told: Tensor | None = None
+
+    def hold(self, noisy: Tensor, actions: Tensor) -> Tensor:
+        """noisy, actions: (B, K, T, dof) → noisy, with the clean tokens as in actions."""
+        return noisy if self.clean is None else torch.where(self.clean[:, None, :, None], actions, noisy)
+
+    def mean(self, error: Tensor) -> Tensor:
+        """(B, K, T, dof) → (B,), over the tokens that are still to be denoised."""
+        if self.clean is None:
+            return error.mean((1, 2, 3))
+        left = ~self.clean
+        return (error.mean((1, 3)) * left).sum(1) / left.sum(1).clamp_min(1)
 
 
 class AdaRMS(nn.Module):
@@ -40,9 +69,15 @@ class AdaRMS(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, K, T, W), time: (B, K, W) → normalised x and the gate for its branch."""
-        scale, shift, gate = self.modulation(time)[:, :, None].chunk(3, -1)
+    def forward(self, x: Tensor, time: Tensor, clean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (B, K, T, W) → normalised x and the gate for its branch.
+
+        time: (B, K, 1, W); with clean, (B, 1, T, 1) bool: (B, K, 2, W), the second for the clean tokens
+        """
+        modulation = self.modulation(time)
+        if clean is not None:  # two times a draw, however many tokens: chosen after the product
+            modulation = torch.where(clean, modulation[:, :, 1:], modulation[:, :, :1])
+        scale, shift, gate = modulation.chunk(3, -1)
         return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPS) * (1.0 + scale) + shift, gate
 
 
@@ -54,13 +89,21 @@ class ExpertLayer(nn.Module):
         self.before_mlp = AdaRMS(config.width)
         self.mlp = GeGLU(config.width, config.mlp)
 
-    def forward(self, x: Tensor, condition: Tensor, prefix: KeyValue, by: Rotation, bias: Tensor) -> Tensor:
-        """x: (B, K, T, W), condition: (B, K, W)"""
-        normed, gate = self.before_attention(x, condition)
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        clean: Tensor | None,
+        prefix: KeyValue,
+        by: Rotation,
+        bias: Tensor,
+    ) -> Tensor:
+        """x: (B, K, T, W); condition and clean: see AdaRMS"""
+        normed, gate = self.before_attention(x, condition, clean)
         q, (keys, values) = self.attention.project(normed.flatten(1, 2), by)
         joint = torch.cat([prefix[0], keys], 2), torch.cat([prefix[1], values], 2)
         x = x + gate * self.attention.attend(q, joint, bias).unflatten(1, x.shape[1:3])
-        normed, gate = self.before_mlp(x, condition)
+        normed, gate = self.before_mlp(x, condition, clean)
         return x + gate * self.mlp(normed)
 
 
@@ -68,7 +111,7 @@ class ActionExpert(nn.Module):
     def __init__(
         self, config: ExpertConfig, backbone: BackboneConfig, dof: int, tokens: int, committed: int = 0
     ) -> None:
-        """committed: numbers that tell of the commands to be continued (ActionCodec.commitment)."""
+        """committed: how many numbers Commitment.told has."""
         super().__init__()
         self.config, self.backbone = config, backbone
         self.tokens = tokens
@@ -104,23 +147,24 @@ class ActionExpert(nn.Module):
         time: Tensor,
         prefix: list[KeyValue],
         plan: Plan,
-        commitment: Tensor | None = None,
+        commitment: Commitment = Commitment(),
     ) -> Tensor:
         """Velocities of K draws that share one prefix.
 
-        noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D);
-        commitment: (B, committed), the same for all draws; None: nothing is committed to
-        → (B, K, T, dof) of noisy's type
+        noisy: (B, K, T, dof); time: (B, K) in (0, 1]; prefix: keys and values per layer, (B, G, S, D)
+        → (B, K, T, dof) of noisy's type; of no meaning for tokens that are clean
         """
         rotations, bias = plan
-        features = time_features(time, self.config.width).type_as(self.token_embedding)
+        clean = None if commitment.clean is None else commitment.clean[:, None, :, None]
+        times = time[..., None] if clean is None else torch.stack([time, torch.zeros_like(time)], -1)
+        features = time_features(times, self.config.width).type_as(self.token_embedding)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
         x = self.action_in(noisy.type_as(features)) + self.token_embedding
-        if self.committed_in is not None and commitment is not None:
-            x = x + self.committed_in(commitment.type_as(features))[:, None, None]
+        if self.committed_in is not None and commitment.told is not None:
+            x = x + self.committed_in(commitment.told.type_as(features))[:, None, None]
         for layer, known, by in zip(self.layers, prefix, rotations, strict=True):
-            x = layer(x, condition, known, by, bias)
-        return self.action_out(self.norm(x, condition)[0]).type_as(noisy)
+            x = recomputed(layer, self.backbone.recompute, x, condition, clean, known, by, bias)
+        return self.action_out(self.norm(x, condition, clean)[0]).type_as(noisy)
 
 
 def time_features(time: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Chunk
 from recap_policy.interface import ObservationError, check_observations
+from recap_policy.sampling import SubtaskMemory
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError, Station
@@ -27,11 +28,13 @@ class Policy:
         value: ValueModel | None = None,
         value_checkpoint: Checkpoint | None = None,
         seed: int = 0,
+        subtasks: SubtaskMemory | None = None,
     ):
+        """subtasks: how often the sub-task is predicted; None: for every chunk."""
         self.model, self.checkpoint, self.station = model.eval(), checkpoint, station
         self.value_model, self.value_checkpoint = value, value_checkpoint
         self._generator = torch.Generator().manual_seed(seed)
-        self._guess: list[str] = []  # the last sub-tasks: mostly still the ones
+        self._subtasks = subtasks or SubtaskMemory()
         size = model.config.vision.image_size
         for camera in self.station.cameras:
             if (camera.width, camera.height) != (size, size):
@@ -72,7 +75,7 @@ class Policy:
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last sub-tasks. seed: makes the noise of the samples that follow repeatable."""
-        self._guess = []
+        self._subtasks.clear()
         if seed is not None:
             self._generator.manual_seed(seed)
 
@@ -116,6 +119,7 @@ class Policy:
         ahead = None
         if committed is not None:
             ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float()
+        subtask, guess = self._subtasks.recall(prompts)
         sample = self.model.sample(
             features,
             state,
@@ -123,11 +127,12 @@ class Policy:
             indicator=indicator,
             beta=beta,
             steps=steps,
-            guess=self._guess if len(self._guess) == len(states) else None,
+            subtask=subtask,
+            guess=guess,
             generator=self._generator,
             committed=ahead,
         )
-        self._guess = sample.subtask
+        self._subtasks.keep(prompts, sample.subtask, predicted=subtask is None)
         values = None
         if self.value_model is not None:
             values = self.value_model.value(features, state, prompts).tolist()
