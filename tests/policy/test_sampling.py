@@ -276,11 +276,10 @@ def test_the_pull_on_coefficients_brings_the_frozen_steps_about() -> None:
     known = codec.decode(torch.randn(2, 10, DOF), batch.state)
     pull = Pull(codec, Inpainting(known[:, :FROZEN], FROZEN), batch.state)
     start = torch.randn(2, 10, DOF)
-    met = codec.decode(start + pull(start), batch.state)
     off = (codec.decode(start, batch.state) - known)[:, :FROZEN].abs().max()
-    assert (met - known)[:, :FROZEN].abs().max() < 0.03 * off
-    again = start + pull(start)
-    assert pull(again).abs().max() < 0.1 * pull(start).abs().max()
+    for met in (start + pull(start), pull.hold(start)):
+        assert (codec.decode(met, batch.state) - known)[:, :FROZEN].abs().max() < 0.03 * off
+        assert pull(met).abs().max() < 0.1 * pull(start).abs().max()
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -303,7 +302,7 @@ def test_inpainting_goes_on_where_the_last_chunk_was_going(
 
     print(f"{basis} β={beta}: seam {seam(plain).mean():.3f} rad, in-painted {seam(painted).mean():.3f} rad")
     assert seam(plain).max() > 0.1  # the other way
-    assert seam(painted).mean() < 0.5 * seam(plain).mean()
+    assert seam(painted).mean() < 0.3 * seam(plain).mean()
     same_way = (painted[:, -1].mean(1) * last[:, -1].mean(1)) > 0
     assert same_way.float().mean() > 0.9
 

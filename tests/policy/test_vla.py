@@ -196,3 +196,21 @@ def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
     model.loss(changed, torch.Generator().manual_seed(0))["loss"].backward()
     after = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_recomputing_activations_changes_no_gradient() -> None:
+    batch = _batch(4)
+
+    def gradients(recompute: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        config = _config()
+        config = replace(config, backbone=replace(config.backbone, recompute=recompute, dropout=0.1))
+        model = _opened(_model(batch, config=config))
+        torch.manual_seed(1)
+        model.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    kept, computed_again = gradients(False), gradients(True)
+    assert kept.keys() == computed_again.keys()
+    for name, gradient in kept.items():
+        torch.testing.assert_close(computed_again[name], gradient, msg=name)

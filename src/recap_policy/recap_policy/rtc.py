@@ -62,13 +62,21 @@ class Pull:
         self.codec, self.state, self.greatest = codec, state, inpainting.greatest
         horizon, known = codec.basis.shape[1], inpainting.previous.shape[1]
         weight = soft_mask(inpainting.frozen, known, horizon).to(codec.basis)
-        self.gain = _gain(codec, weight)
+        self.gain, self.frozen_gain = _gain(codec, weight), _gain(codec, weight.eq(1.0).to(weight))
         self.target = torch.nn.functional.pad(inpainting.previous, (0, 0, 0, horizon - known))
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """(B, T, dof) → (B, T, dof), both normalised coefficients."""
-        missing = self.target - self.codec.decode(denoised, self.state)
-        return torch.einsum("jth,bhj->btj", self.gain, missing)
+        return self._towards(denoised, self.gain)
+
+    def hold(self, actions: Tensor) -> Tensor:
+        """(B, T, dof) → those with the frozen steps met: a step towards them only, which the weights of the
+        paper leave undone by a little, and which coefficients, not being steps, would show as a jump."""
+        return actions + self._towards(actions, self.frozen_gain)
+
+    def _towards(self, actions: Tensor, gain: Tensor) -> Tensor:
+        missing = self.target - self.codec.decode(actions, self.state)
+        return torch.einsum("jth,bhj->btj", gain, missing)
 
 
 def _gain(codec: ActionCodec, weight: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ def sample(
             noise = torch.randn(shape, generator=generator)
         commitment, begin = _commitment(model, committed, state)
         x = _denoise(model, context, seen, noise.to(state), commitment, begin, beta, steps, pull)
-        actions = model.codec.decode(model.codec.clamp(x), state)
+        x = model.codec.clamp(x)
+        actions = model.codec.decode(x if pull is None else pull.hold(x), state)
         decided = [] if inpainting is None else [inpainting.previous[:, : inpainting.frozen]]
         for first in [*decided, *([] if committed is None else [committed])]:
             actions = torch.cat([first.to(actions), actions[:, first.shape[1] :]], 1)
