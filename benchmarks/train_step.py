@@ -16,6 +16,11 @@ backward pass and AdamW, on cached image features, as the learner trains. Ways, 
 and `best` are per shape. `small` is at its own widths, with 4 of its 18 layers and a table of 4096 rows.
 Wanted: at least 1.3.
 
+What was tried (`--threads 1 --count 3 --ways plain shared bf16`, a busy machine whose cores have AVX512-BF16):
+tiny 1.91 shared, 1.45 with bf16 (its products are too small: conversion costs more than it saves); small 2.63
+shared, 4.03 with bf16. `compiled` and `both` had not finished compiling for tiny after 240 s there and gave
+no number; hence they are not among the default ways. The default leaves bf16 out because the learner does.
+
 `peak_mb`: most memory of a process that takes three `shared` steps of the last shape, with a batch three
 times as large, and `peak_recompute_mb` with the configuration's `recompute` (activation checkpointing), each
 in a process of its own; `recompute_cost` is the ratio of their best steps' CPU times.
