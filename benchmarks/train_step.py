@@ -1,7 +1,7 @@
 """What a training step costs, against the plain way. The last line is JSON.
 
     python benchmarks/train_step.py [--seconds 20] [--count 0] [--shape tiny small] [--threads 2]
-        [--ways plain shared] [--batch N] [--draws 4] [--recompute]
+        [--ways plain shared bf16] [--batch N] [--draws 4] [--recompute]
 
 One step of an example is one pass of the prefix, `draws` noise samples and times through the expert, the
 backward pass and AdamW, on cached image features, as the learner trains. Ways, taken in turns:
@@ -16,10 +16,10 @@ backward pass and AdamW, on cached image features, as the learner trains. Ways, 
 and `best` are per shape. `small` is at its own widths, with 4 of its 18 layers and a table of 4096 rows.
 Wanted: at least 1.3.
 
-What was tried (`--threads 1 --count 3 --ways plain shared bf16`, a busy machine whose cores have AVX512-BF16):
-tiny 1.91 shared, 1.45 with bf16 (its products are too small: conversion costs more than it saves); small 2.63
-shared, 4.03 with bf16. `compiled` and `both` had not finished compiling for tiny after 240 s there and gave
-no number; hence they are not among the default ways. The default leaves bf16 out because the learner does.
+What was tried (one thread, --count 3, a busy machine whose cores have AVX512-BF16), as ratios to plain: tiny
+1.91 shared, 1.45 bf16 (its products are too small: conversion costs more than it saves); small 2.63 shared,
+4.03 bf16. tiny in another run: 2.15 shared, 2.00 compiled, after 211 s of compiling. `both`, and compiling
+small, were not finished there; hence the default ways. The learner itself is `shared`.
 
 `peak_mb`: most memory of a process that takes three `shared` steps of the last shape, with a batch three
 times as large, and `peak_recompute_mb` with the configuration's `recompute` (activation checkpointing), each
@@ -150,7 +150,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", nargs="+", default=["tiny", "small"])
-    parser.add_argument("--ways", nargs="+", default=["plain", "shared"], choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=["plain", "shared", "bf16"], choices=WAYS)
     parser.add_argument("--seconds", type=float, default=20.0, help="for all ways of a shape together")
     parser.add_argument("--count", type=int, default=0, help="steps of each way, instead of --seconds")
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0: 64 for tiny, 4 for small")
