@@ -144,6 +144,8 @@ def test_reading_in_pieces_equals_reading_at_once() -> None:
     torch.rand(4, generator=g)  # the dropout's draw
     noise = torch.randn(4, 1, 10, 14, generator=g)
     time = 0.999 * torch.rand((4, 1), generator=g) ** (1 / 1.5) + 0.001
+    count = torch.randint(model.config.committed + 1, (4,), generator=g)
+    commitment = model.codec.commitment(batch.actions[:, : model.config.committed], count, batch.state)
     actions = model.codec.encode(batch.actions, batch.state)[:, None]
     noisy = time[..., None, None] * noise + (1 - time[..., None, None]) * actions
     for row, word in enumerate(["positive", "negative", "", "positive"]):
@@ -157,7 +159,7 @@ def test_reading_in_pieces_equals_reading_at_once() -> None:
         hook.remove()
         _, _, cache, plan, _ = caught[0]
         with torch.inference_mode():
-            velocity = model.expert(noisy[one], time[one], cache, plan)
+            velocity = model.expert(noisy[one], time[one], cache, plan, commitment[one])
         torch.testing.assert_close(velocity, seen[0][one], atol=1e-4, rtol=1e-3)
 
 
