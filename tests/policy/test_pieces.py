@@ -139,7 +139,7 @@ def test_value_learns_a_return_that_the_images_show() -> None:
 def test_tower_learns_to_say_where_a_square_is() -> None:
     torch.manual_seed(0)
     config = replace(vla_config("tiny").vision, stem_channels=(16, 24, 32), width=48, mlp=96, layers=1)
-    tower, head = VisionTower(config), LocalizeHead(config, cameras=1, keypoints=1)
+    tower, head = VisionTower(config), LocalizeHead(config, keypoints=1)
     corners = torch.randint(0, 88, (64, 2))
     images = torch.randint(0, 60, (64, 96, 96, 3), dtype=torch.uint8)
     for image, (row, column) in zip(images, corners, strict=True):
@@ -150,7 +150,7 @@ def test_tower_learns_to_say_where_a_square_is() -> None:
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], 1e-3)
     errors = []
     for _ in range(60):
-        losses = head.loss(tower(images), torch.zeros(64, dtype=torch.int64), xyz, visible)
+        losses = head.loss(tower(images), xyz, visible)
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()

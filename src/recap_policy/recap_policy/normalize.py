@@ -122,6 +122,17 @@ class ActionCodec(nn.Module):
         told = torch.cat([near, torch.ones_like(near[..., :1])], -1)
         return torch.where(counts[..., None], told, 0.0).flatten(1)
 
+    @property
+    def importance(self) -> Tensor:
+        """(tokens, dof) of mean 1: weight of each coefficient's error in the loss.
+
+        By how far the coefficient moves the joint, next to that joint's largest: nearly all of a chunk's
+        shape lies in the lowest frequencies, and the highest hold little but noise, which unit variance
+        would make as important. No less than a tenth.
+        """
+        weight = (self.deviation / self.deviation.amax(0)).clamp_min(0.1)
+        return weight / weight.mean()
+
     def clamp(self, coefficients: Tensor) -> Tensor:
         """Coefficients held within what the data showed: a strong guidance must not leave the support."""
         return torch.minimum(torch.maximum(coefficients, self.lowest), self.highest)

@@ -159,7 +159,8 @@ class VLA(nn.Module):
             ahead = batch.actions[:, : self.config.committed]
             committed = self.codec.commitment(ahead, steps, batch.state)
         velocity = self.expert(t * noise + (1 - t) * actions, time, cache, plan, committed)
-        flow = ((velocity - (noise - actions)).square().mean((1, 2, 3)) * weight).mean()
+        error = (velocity - (noise - actions)).square() * self.codec.importance
+        flow = (error.mean((1, 2, 3)) * weight).mean()
         return {"loss": flow + total, "flow": flow.detach(), **losses}
 
     def _crossed(self, hidden: Tensor, target: Tensor) -> Tensor:
