@@ -267,9 +267,9 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
     attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 90_000,
-    indicator: Annotated[str, typer.Option(help="What the policy is asked for: positive, negative or none.")] = (
-        "positive"
-    ),
+    indicator: Annotated[
+        str, typer.Option(help="What the policy is asked for: positive, negative or none.")
+    ] = "positive",
     beta: Annotated[float, typer.Option(min=0, help="Guidance towards it; 1: conditioned only.")] = 1.0,
     execute_steps: Annotated[
         int, typer.Option(min=5, max=50, help="Steps of a chunk before the next is due.")
@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     code, line = 1, ""
     try:
         code = app(words, prog_name="recap", standalone_mode=False) or 0
-        line = "interrupted" if code == 130 else ""
+        line = "interrupted; the same command goes on where a run was stopped" if code == 130 else ""
     except UsageError as error:
         code, line = 2, _line(error)
     except TyperException as error:
