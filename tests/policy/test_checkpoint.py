@@ -24,13 +24,13 @@ from recap_policy.checkpoint import (
 )
 from recap_policy.config import ConfigError, value_config, vla_config
 from recap_policy.runtime import ObservationError, Policy
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 from recap_station.contract import Camera, load_station
 
 STATION = load_station("aloha")
-WORDS = Tokenizer.fit(["insert the peg", "reach"], 128)
+WORDS = TinyTokenizer.fit(["insert the peg", "reach"], 128)
 
 
 @pytest.fixture(scope="module")

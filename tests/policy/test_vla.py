@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recap_policy.backbone import prefix_mask, token_positions
 from recap_policy.config import VLAConfig, vla_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch, drop_indicator
 
-WORDS = Tokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
+WORDS = TinyTokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def _batch(rows: int = 8, seed: int = 0) -> Batch:
     )
 
 
-def _model(batch: Batch, tokenizer: Tokenizer = WORDS, config: VLAConfig | None = None) -> VLA:
+def _model(batch: Batch, tokenizer: TinyTokenizer = WORDS, config: VLAConfig | None = None) -> VLA:
     model = VLA(config or _config(), tokenizer)
     model.fit_normalizers(batch.actions, batch.state, torch.zeros(14, dtype=torch.bool))
     return model
@@ -135,7 +135,7 @@ def test_padding_changes_nothing() -> None:
 def test_reading_in_pieces_equals_reading_at_once() -> None:
     """The sampler's cached prefix gives the velocity that the training pass gives for the same text."""
     batch = replace(_batch(4), indicator=torch.tensor([1, 0, -1, 1]))
-    model = _opened(_model(batch))
+    model = _opened(_model(batch, config=replace(_config(), committed=0)))
     seen: list[Tensor] = []
     hook = model.expert.register_forward_hook(lambda _m, _i, out: seen.append(out))
     model.loss(batch, torch.Generator().manual_seed(3), draws=1, indicator_dropout=0.0)
@@ -232,7 +232,7 @@ def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
 
 def test_text_that_is_too_long_is_refused() -> None:
     batch = _batch(2)
-    with pytest.raises(ValueError, match="wanted at most 48"):
+    with pytest.raises(ValueError, match="wanted at most 50"):
         _model(batch).sample(batch.image_features, batch.state, ["x" * 60] * 2)
 
 

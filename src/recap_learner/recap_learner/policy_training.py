@@ -13,7 +13,7 @@ from recap_learner.frames import Frames
 from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 
 
@@ -96,7 +96,7 @@ def _fresh(frames: Frames, chunks: torch.Tensor, config: str, vision: Path, seed
     torch.manual_seed(seed)
     shape = vla_config(config)
     texts = sorted({*frames.prompts, *frames.stages})
-    model = VLA(shape, Tokenizer.fit(texts, shape.prefix.word_slots))
+    model = VLA(shape, TinyTokenizer.fit(texts, shape.prefix.word_slots))
     model.vision.load_state_dict(load_vision(vision).state_dict())
     is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
     model.fit_normalizers(chunks, torch.from_numpy(frames.state), is_gripper)

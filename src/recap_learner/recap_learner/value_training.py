@@ -16,7 +16,7 @@ from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advant
 from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
 
 
@@ -172,7 +172,7 @@ def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 def _fresh(frames: Frames, config: str, seed: int) -> ValueModel:
     torch.manual_seed(seed)
     shape = value_config(config)
-    model = ValueModel(shape, Tokenizer.fit(sorted(set(frames.prompts)), shape.prefix.word_slots))
+    model = ValueModel(shape, TinyTokenizer.fit(sorted(set(frames.prompts)), shape.prefix.word_slots))
     model.fit_normalizers(torch.from_numpy(frames.state))
     return model
 
