@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from recap_policy.attention import RMSNorm, linear
 from recap_policy.backbone import TokenTable, prefix_mask, token_positions, unfilled
 from recap_policy.config import BackboneConfig, PrefixConfig
 from recap_policy.normalize import StateNormalizer
-from recap_policy.prompt import Kind, Layout, Row, state_bins
+from recap_policy.prompt import Kind, Layout, Row, Table, state_bins
 from recap_policy.text import TextError, TextTokenizer, TinyTokenizer
 from recap_policy.tokens import vocabulary_size
 
@@ -131,26 +131,29 @@ class PrefixEmbedding(nn.Module):
                 f"features of {len(features)} examples, states of {len(state)} and texts of {len(rows)}, "
                 "wanted as many of each"
             )
-        table, device = self.layout.table(rows), state.device
-        front = self.image_count + self.state_count
-
-        def mask(of_text: NDArray[np.bool_], before: bool) -> Tensor:
-            return F.pad(torch.from_numpy(of_text).to(device), (front, 0), value=before)
-
-        ids = torch.from_numpy(table.ids).to(device)
+        text, device = self.layout.table(rows), state.device
+        ids = torch.from_numpy(text.ids).to(device)
         parts = [self.images(features), self.text(ids)]
         kinds = [*[Kind.IMAGE] * self.image_count, *[Kind.STATE] * self.state_count]
         if self.state_count:
             parts.insert(1, self.state(state))
-        before = torch.tensor(kinds, dtype=torch.uint8, device=device).expand(len(rows), -1)
+        front = np.broadcast_to(np.array(kinds, np.uint8), (len(rows), len(kinds)))
+        nothing = np.full(front.shape, text.pad, np.int64)
+        table = Table(
+            np.concatenate([nothing, text.ids], 1), np.concatenate([front, text.kinds], 1), text.pad
+        )
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
         return Prefix(
             x=torch.cat(parts, 1),
-            ids=F.pad(ids, (front, 0), value=table.pad),
-            kinds=torch.cat([before, torch.from_numpy(table.kinds).to(device)], 1),
-            valid=mask(table.valid, True),
-            learnt=mask(table.learnt, False),
-            seen=mask(table.seen_by_expert, True),
-            indicator=mask(table.indicator, False),
+            ids=tensor(table.ids),
+            kinds=tensor(table.kinds),
+            valid=tensor(table.valid),
+            learnt=tensor(table.learnt),
+            seen=tensor(table.seen_by_expert),
+            indicator=tensor(table.indicator),
             images=self.image_count,
         )
 

@@ -60,6 +60,7 @@ class Kind(IntEnum):
 
 LEARNT = (Kind.SUBTASK, Kind.ACTION)
 HIDDEN_FROM_EXPERT = (Kind.PAD, Kind.ACTION_CUE, Kind.ACTION)
+_LEARNT, _HIDDEN = (np.isin(list(Kind), kinds) for kinds in (LEARNT, HIDDEN_FROM_EXPERT))
 _KEPT = 4096  # rows
 
 
@@ -96,11 +97,11 @@ class Table:
     @property
     def learnt(self) -> NDArray[np.bool_]:
         """Tokens that bear loss as targets, each predicted from what stands before it."""
-        return np.isin(self.kinds, LEARNT)
+        return _LEARNT[self.kinds]
 
     @property
     def seen_by_expert(self) -> NDArray[np.bool_]:
-        return ~np.isin(self.kinds, HIDDEN_FROM_EXPERT)
+        return ~_HIDDEN[self.kinds]
 
     @property
     def indicator(self) -> NDArray[np.bool_]:

@@ -393,8 +393,10 @@ class VLA(nn.Module):
         """Read (B, n) more ids, causally, the last `told` the indicator's; hidden states (B, n, W)."""
         new = ids != self.prefix.layout.tokenizer.pad
         valid = torch.cat([context.valid, new], 1)
-        indicator = F.pad(F.pad(context.indicator, (0, ids.shape[1] - told)), (0, told), value=True)
-        mask = torch.cat([context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2)
+        count = ids.shape[1]
+        last = torch.arange(count, device=ids.device) >= count - told
+        indicator = torch.cat([context.indicator, last.expand_as(new)], 1)
+        mask = torch.cat([context.valid[:, None].expand(-1, count, -1), prefix_mask(new, 0)], 2)
         hidden, cache = self.backbone(self.prefix.text(ids), token_positions(valid), mask, past=context.cache)
         return _Context(cache, valid, indicator), hidden
 
