@@ -113,7 +113,7 @@ def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
     def build(config: dict[str, Any]) -> VLA:
         shape = vla_from_dict(config["model"])
         fast = Fast.load(path) if FAST in config.get("files", {}) else None
-        return VLA(shape, _tokenizer(path, config, shape), fast, blank=True)
+        return VLA(shape, _tokenizer(path, config, shape), fast, blank=_is_large(shape))
 
     return _load(path, "policy", station, build)
 
@@ -129,7 +129,7 @@ def load_value(folder: str | Path, station: Station | None = None, tower: str | 
 
     def build(config: dict[str, Any]) -> ValueModel:
         shape = value_from_dict(config["model"])
-        return ValueModel(shape, _tokenizer(path, config, shape), blank=True)
+        return ValueModel(shape, _tokenizer(path, config, shape), blank=_is_large(shape))
 
     return _load(path, "value", station, build)
 
@@ -162,6 +162,12 @@ def _tokenizer(folder: Path, config: Mapping[str, Any], shape: VLAConfig | Value
     if shape.backbone.vocabulary is None:
         return TinyTokenizer(config["words"], shape.prefix.word_slots, shape.prefix.action_codes)
     return GemmaTokenizer(folder / TOKENIZER, config["action_codes"], config["skip"])
+
+
+def _is_large(shape: VLAConfig | ValueConfig) -> bool:
+    """Whether to build it without memory first. For `tiny` that would cost more than it saves: PyTorch then
+    imports some hundred modules, which takes seconds."""
+    return shape.backbone.vocabulary is not None
 
 
 def _save(
