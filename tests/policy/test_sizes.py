@@ -24,7 +24,7 @@ from recap_policy.config import (
     vla_from_dict,
 )
 from recap_policy.parameters import count, table
-from recap_policy.prefix import Prefix
+from recap_policy.prefix import InputError, Prefix, make_tokenizer
 from recap_policy.prompt import Kind, state_bins
 from recap_policy.text import GemmaTokenizer, TextError, TinyTokenizer
 from recap_policy.value import ValueModel
@@ -211,6 +211,9 @@ def test_the_expert_is_blind_to_fast_tokens(name: str, gemma: GemmaTokenizer) ->
         _losses(model, replace(batch, fast=fast)) for fast in (codes, [codes[0][::-1].copy(), codes[1][:3]])
     )
     model.fast = None
+    with pytest.raises(InputError, match="has no FAST tokenizer, wanted one: see fit_normalizers"):
+        _losses(model, batch)  # never silently without the loss that an insulated backbone learns from
+    model.config = replace(model.config, prefix=replace(model.config.prefix, action_codes=0))
     without = _losses(model, batch)
     assert "fast" not in without
     assert one["flow"] == pytest.approx(float(other["flow"]), abs=1e-5)
@@ -373,3 +376,12 @@ def test_bfloat16_weights_train_and_sample_near_float32(gemma: GemmaTokenizer) -
     assert rough.dtype == rough_actions.dtype == torch.float32
     torch.testing.assert_close(rough, loss, rtol=0.05, atol=0.0)
     assert (rough_actions - actions).abs().max() < 0.1 * (actions - batch.state[:, None]).abs().max()
+
+
+def test_a_fresh_model_gets_the_tokenizer_of_its_table(gemma_file: Path) -> None:
+    tiny, large = vla_config("tiny"), _policy("small")
+    words = make_tokenizer(tiny.backbone, tiny.prefix, ["insert the peg"])
+    assert isinstance(words, TinyTokenizer) and set(words.words) == {"insert", " the", " peg"}
+    assert isinstance(make_tokenizer(large.backbone, large.prefix, [], str(gemma_file)), GemmaTokenizer)
+    with pytest.raises(TextError, match="no tokenizer given, wanted Gemma's"):
+        make_tokenizer(large.backbone, large.prefix, ["insert the peg"])

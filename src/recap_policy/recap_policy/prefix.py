@@ -7,7 +7,7 @@ state as a vector, its token.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from recap_policy.backbone import TokenTable, prefix_mask, token_positions, unfi
 from recap_policy.config import BackboneConfig, PrefixConfig
 from recap_policy.normalize import StateNormalizer
 from recap_policy.prompt import Kind, Layout, Row, Table, state_bins
-from recap_policy.text import TextError, TextTokenizer, TinyTokenizer
+from recap_policy.text import GemmaTokenizer, TextError, TextTokenizer, TinyTokenizer
 from recap_policy.tokens import vocabulary_size
 
 _OCTAVES = (0.5, 1.0, 2.0, 4.0)  # periods of a state vector's Fourier features, per half range
@@ -208,6 +208,20 @@ def own_tokenizer(
         wanted = "TinyTokenizer" if own else "GemmaTokenizer"
         raise TextError(f"tokenizer is a {type(tokenizer).__name__}, wanted the table's: a {wanted}")
     return tokenizer
+
+
+def make_tokenizer(
+    backbone: BackboneConfig, prefix: PrefixConfig, texts: Iterable[str], file: str | None = None
+) -> TextTokenizer:
+    """For a fresh model: the own vocabulary with the words of `texts`, or Gemma's, of a tokenizer.json.
+
+    Raises TokenizerError where the table is Gemma's and there is no such file.
+    """
+    if backbone.vocabulary is None:
+        return TinyTokenizer.fit(texts, prefix.word_slots, prefix.action_codes)
+    if file is None:
+        raise TextError("no tokenizer given, wanted Gemma's: the path of its tokenizer.json")
+    return GemmaTokenizer(file, prefix.action_codes)
 
 
 def check_images(images: Tensor, cameras: int, size: int) -> None:

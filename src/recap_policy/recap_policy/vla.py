@@ -210,7 +210,7 @@ class VLA(nn.Module):
             prompt + layout.subtask(subtask) + layout.advantage(word)
             for prompt, subtask, word in zip(prompts, batch.subtask, words, strict=True)
         ]
-        if batch.fast is None and self.fast is None:
+        if batch.fast is None and not self.config.prefix.action_codes:
             return examples
         codes = self.action_codes(batch.actions, batch.state) if batch.fast is None else batch.fast
         return [row + layout.actions(own) for row, own in zip(examples, codes, strict=True)]
