@@ -222,6 +222,22 @@ def test_the_expert_is_blind_to_fast_tokens(name: str, gemma: GemmaTokenizer) ->
     assert one["fast"] != other["fast"]
 
 
+def test_an_unknown_subtask_is_an_empty_line_to_learn(gemma: GemmaTokenizer) -> None:
+    for model in (_fitted("small", gemma), VLA(vla_config("tiny"))):
+        layout = model.prefix.layout
+        batch = replace(_batch(model), subtask=["", "pick up"], metadata=None)
+        prefix = _read(model, batch)
+        learnt = prefix.ids[0][prefix.learnt[0] & (prefix.kinds[0] == Kind.SUBTASK)].tolist()
+        assert learnt[-1] == layout.tokenizer.newline and layout.tokenizer.read_line(learnt) == ""
+        guess = layout.guess("")
+        assert guess is not None and guess.ids.tolist() == layout.no_subtask.ids.tolist()
+        assert _losses(model, batch)["subtask"] > 0
+        said = model.eval().sample(
+            batch.image_features, batch.state, batch.prompt, subtask=batch.subtask, steps=1
+        )
+        assert said.subtask == ["", "pick up"]
+
+
 def test_fast_tokens_given_are_those_that_are_made(gemma: GemmaTokenizer) -> None:
     model = _fitted("pi06", gemma)
     batch = _batch(model)

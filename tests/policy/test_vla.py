@@ -365,8 +365,8 @@ def test_samples_that_cannot_be_are_refused() -> None:
         model.sample(*arguments, noise=torch.zeros(2, 50, 14))
     with pytest.raises(InputError, match="1 sub-tasks, wanted one for each of 2 prompts"):
         model.sample(*arguments, subtask=["reach"])
-    with pytest.raises(PromptError, match="sub-task is '', wanted a text"):
-        model.sample(*arguments, subtask=["", "reach"])
+    with pytest.raises(PromptError, match="sub-task is ' ', wanted a text"):
+        model.sample(*arguments, subtask=[" ", "reach"])
     with pytest.raises(ValueError, match="indicator is 'good'"):
         model.sample(*arguments, indicator="good")
 

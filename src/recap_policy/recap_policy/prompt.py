@@ -172,6 +172,11 @@ class Layout:
             )
         return row
 
+    @property
+    def no_subtask(self) -> Row:
+        """Where nobody knows the sub-task: an empty line, so that a model learns to write one."""
+        return self.subtask_cue + Row.of(Kind.SUBTASK, self.tokenizer.line(""))
+
     def guess(self, text: str) -> Row | None:
         """A sub-task as a model may have written it, be it empty; None where none is so long."""
         row = self.subtask_cue + Row.of(Kind.SUBTASK, self.tokenizer.line(text))

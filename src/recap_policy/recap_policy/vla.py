@@ -38,7 +38,7 @@ class Batch:
     image_features: Tensor  # (B, C, tokens, vision width) from VLA.encode_images
     state: Tensor  # (B, dof) measured [rad; gripper 0..1]
     prompt: Sequence[str]
-    subtask: Sequence[str]
+    subtask: Sequence[str]  # "" where nobody knows it, as before a recording's first stage
     indicator: Tensor  # (B,) int: 1 positive, 0 negative, -1 absent
     actions: Tensor  # (B, H, dof) absolute joint commands from the observation's tick on
     weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
@@ -207,13 +207,16 @@ class VLA(nn.Module):
                 raise InputError(f"{count} {name}, wanted one for each of {rows} prompts")
         words = [_word(int(code)) for code in indicator.tolist()]
         examples = [
-            prompt + layout.subtask(subtask) + layout.advantage(word)
+            prompt + self._subtask(subtask) + layout.advantage(word)
             for prompt, subtask, word in zip(prompts, batch.subtask, words, strict=True)
         ]
         if batch.fast is None and not self.config.prefix.action_codes:
             return examples
         codes = self.action_codes(batch.actions, batch.state) if batch.fast is None else batch.fast
         return [row + layout.actions(own) for row, own in zip(examples, codes, strict=True)]
+
+    def _subtask(self, text: str) -> Row:
+        return self.prefix.layout.subtask(text) if text else self.prefix.layout.no_subtask
 
     def _crossed(self, prefix: Prefix, hidden: Tensor, first: int) -> dict[Kind, Tensor]:
         """→ (B,) cross-entropy per learnt token, for each kind there is. hidden: of columns first - 1 on."""
@@ -343,7 +346,7 @@ class VLA(nn.Module):
         if len(expected) != len(prompts):
             raise InputError(f"{len(expected)} sub-tasks, wanted one for each of {len(prompts)} prompts")
         layout = self.prefix.layout
-        written = [layout.subtask(text) if sure else layout.guess(text) for text in expected]
+        written = [self._subtask(text) if sure else layout.guess(text) for text in expected]
         known = [row for row in written if row is not None]
         if len(known) < len(written):
             return None
