@@ -8,23 +8,19 @@ JSON, verified on loading. Weights are written and read in pieces: the peak of m
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
 import json
-import math
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
+from recap_policy import weights
 from recap_policy.config import (
     ConfigError,
     ValueConfig,
@@ -56,11 +52,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Digest
 
 Model = TypeVar("Model", bound=nn.Module)
-_PIECE_BYTES = 32 * 2**20
-_TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 __all__ = [
     "Checkpoint", "CheckpointError", "load_policy", "load_value", "load_vision", "read",
     "save_policy", "save_value", "save_vision", "tower_identity", "vision_identity",
@@ -145,7 +136,7 @@ def vision_identity(folder: str | Path) -> str:
 
 
 def tower_identity(tower: VisionTower) -> str:
-    return _short(hashlib.sha256(safetensors.torch.save(_tensors(tower))))
+    return weights.short(hashlib.sha256(safetensors.torch.save(_tensors(tower))))
 
 
 def _shape(model: VLA | ValueModel) -> dict[str, Any]:
@@ -178,15 +169,15 @@ def _save(
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         safetensors.torch.save_file(_tensors(model), fresh / WEIGHTS)
-        digest = _digest(fresh / WEIGHTS)
-        files = {WEIGHTS: _short(digest)}
+        digest = weights.digest(fresh / WEIGHTS)
+        files = {WEIGHTS: weights.short(digest)}
         tokenizer, fast = getattr(model, "tokenizer", None), getattr(model, "fast", None)
         if isinstance(tokenizer, GemmaTokenizer):
             tokenizer.save(fresh)
-            files[TOKENIZER] = _short(_digest(fresh / TOKENIZER))
+            files[TOKENIZER] = weights.short(weights.digest(fresh / TOKENIZER))
         if fast is not None:
             fast.save(fresh)
-            files[FAST] = _short(_digest(fresh / FAST))
+            files[FAST] = weights.short(weights.digest(fresh / FAST))
         config = {
             "format": FORMAT,
             "kind": kind,
@@ -222,94 +213,18 @@ def _load(
     config, checkpoint = read_config(folder), check(folder, kind, station)
     files: Mapping[str, str] = config.get("files", {})
     for name in files.keys() - {WEIGHTS}:
-        _compare(folder / name, _short(_digest(folder / name)), files[name])
+        _compare(folder / name, weights.short(weights.digest(folder / name)), files[name])
     try:
         model = build(config)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a {kind} checkpoint: {error}") from error
-    digest = _fill(model, folder)
+    digest = weights.fill(model, folder / WEIGHTS)
     if WEIGHTS in files:
-        _compare(folder / WEIGHTS, _short(digest), files[WEIGHTS])
+        _compare(folder / WEIGHTS, weights.short(digest), files[WEIGHTS])
     found = _identity(digest, config)
     if found != checkpoint.identity:
         raise CheckpointError(f"{folder}: damaged: contents hash to {found}, wanted {checkpoint.identity}")
     return model.eval()
-
-
-def _fill(model: nn.Module, folder: Path) -> Digest:
-    """Read the weights into the model, in the order and the types of the file. → hash of the whole file
-
-    Only what is blank, or stored in another type, gets memory anew; nothing is read before all shapes fit.
-    """
-    path, digest, wanted = folder / WEIGHTS, hashlib.sha256(), model.state_dict()
-    try:
-        with path.open("rb") as file:
-            entries = _entries(path, file, digest)
-            _check_shapes(folder, {name: shape for name, (_, shape) in entries.items()}, wanted)
-            anew = {
-                name: torch.empty(shape, dtype=dtype)
-                for name, (dtype, shape) in entries.items()
-                if wanted[name].is_meta or wanted[name].dtype != dtype
-            }
-            model.load_state_dict(anew, strict=False, assign=True)
-            filled = model.state_dict()
-            for name in entries:
-                _read_into(filled[name], file, digest)
-            digest.update(file.read())  # nothing, unless something was added
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest
-
-
-def _entries(
-    path: Path, file: io.BufferedReader, digest: Digest
-) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    """Name → type and shape of the tensors in a safetensors file, as they follow each other.
-
-    The file is left where the first begins. Raises CheckpointError where it is cut short or no such file.
-    """
-    size, start = path.stat().st_size, file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-    if length > size - 8:
-        raise CheckpointError(f"{path}: damaged: header of {length} bytes in a file of {size}")
-    text = file.read(length)
-    digest.update(start + text)
-    try:
-        header = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-        found, end = {}, 0
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            dtype, shape = _TYPES[entry["dtype"]], torch.Size(entry["shape"])
-            found[name] = dtype, shape
-            begin, stop = entry["data_offsets"]
-            if begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name} lies at {begin} .. {stop}")
-            end = stop
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged: no header of safetensors: {error}") from error
-    if end != size - 8 - length:
-        raise CheckpointError(f"{path}: damaged: {size - 8 - length} bytes of tensors, wanted {end}")
-    return found
-
-
-def _read_into(tensor: Tensor, file: io.BufferedReader, digest: Digest) -> None:
-    view: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
-    for start in range(0, len(view), _PIECE_BYTES):
-        piece = view[start : start + _PIECE_BYTES]
-        if file.readinto(piece) != len(piece):
-            raise OSError(errno.EIO, "ends too early")
-        digest.update(piece)
-
-
-def _check_shapes(folder: Path, found: Mapping[str, torch.Size], wanted: Mapping[str, Tensor]) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{folder}: tensor {name} is missing")
-        if found[name] != tensor.shape:
-            raise CheckpointError(
-                f"{folder}: tensor {name} is {tuple(found[name])}, wanted {tuple(tensor.shape)}"
-            )
-    if extra := set(found) - set(wanted):
-        raise CheckpointError(f"{folder}: tensor {min(extra)} is not the model's")
 
 
 def _compare(path: Path, found: str, wanted: str) -> None:
@@ -321,24 +236,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _identity(weights: Digest, config: Mapping[str, Any]) -> str:
-    """weights: the hash of their file, which is left as it is."""
+def _identity(read: Digest, config: Mapping[str, Any]) -> str:
+    """read: the hash of the weights' file, which is left as it is."""
     rest = {key: value for key, value in config.items() if key != "identity"}
-    digest = weights.copy()
+    digest = read.copy()
     digest.update(json.dumps(rest, sort_keys=True).encode())
-    return _short(digest)
-
-
-def _digest(path: Path) -> Digest:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _short(digest: Digest) -> str:
-    return digest.hexdigest()[:12]
+    return weights.short(digest)
 
 
 def _settle(path: Path) -> None:
