@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from recap_policy.config import vla_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 
 STAGES = ["reach", "lift", "pass", "insert"]
@@ -49,7 +49,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
     config = vla_config(given.config)
-    tokenizer = Tokenizer.fit(["insert the peg", *STAGES], config.prefix.word_slots)
+    tokenizer = TinyTokenizer.fit(["insert the peg", *STAGES], config.prefix.word_slots)
     model = VLA(config, tokenizer)
     rows = given.batch
     state = torch.rand(rows, config.prefix.dof) - 0.5
@@ -58,8 +58,8 @@ def main() -> None:
     batch = Batch(
         image_features=torch.randn(rows, config.prefix.cameras, config.vision.tokens, config.vision.width),
         state=state,
-        prompt=tokenizer.table(["insert the peg"] * rows, config.max_text),
-        subtask=tokenizer.table([STAGES[row % 4] for row in range(rows)], config.max_text),
+        prompt=["insert the peg"] * rows,
+        subtask=[STAGES[row % 4] for row in range(rows)],
         indicator=torch.arange(rows) % 2,
         actions=actions,
     )
