@@ -105,18 +105,22 @@ class Graph:
         self.modes.publish(message)
         return now
 
-    def episode(self, state: int) -> None:
+    def episode(self, state: int) -> int:
         self.attempts += state == Episode.RUNNING
+        now = self.now_ns()
         message = Episode(id=f"attempt {self.attempts}", state=state, prompt="insert the peg")
-        message.header.stamp = to_time(self.now_ns())
+        message.header.stamp = to_time(now)
         self.episodes.publish(message)
+        return now
 
-    def start_attempt(self) -> None:
+    def start_attempt(self) -> int:
+        """→ its stamp [ns]"""
         self.commands.clear()
-        self.episode(Episode.RUNNING)
+        began_ns = self.episode(Episode.RUNNING)
         self.mode(ControlMode.HANDOVER, "episode started")
         self.wait(lambda: self.commands)
         self.mode(ControlMode.POLICY, "fresh policy command reached", "policy")
+        return began_ns
 
     def load(self, path: str) -> LoadPolicy.Response:
         assert self.loader.wait_for_service(10.0)
@@ -225,7 +229,7 @@ def test_commands_only_in_an_attempt_and_by_its_chunk(graph: Graph, checkpoints:
         for command in sent
     ]
     assert all(distance < 1e-6 for distance, _ in places)
-    # The robot stood still until the first chunk came: it is entered at its beginning, and goes on from there.
+    # The robot stood still until the first chunk came: it is begun at its beginning, and goes on from there.
     np.testing.assert_allclose(sent[0], rows[0][0], atol=1e-6)
     assert 0 == places[0][1] < places[1][1] < places[2][1]
     graph.episode(Episode.ENDED)
@@ -275,16 +279,16 @@ def test_a_checkpoint_is_swapped_exactly_between_two_attempts(
     pid, ticks = graph.node._process.pid, graph.node._ticker.statistics
     started, counted = time.monotonic(), ticks.ticks + ticks.missed
     graph.start_attempt()
-    first = graph.chunks
     assert graph.load(checkpoints[1]).success
-    graph.run(0.6)  # more chunks of the same attempt, with the new checkpoint known
-    graph.chunks = second = []
-    began_ns = graph.now_ns()
+    graph.wait(lambda: len(graph.chunks) >= 2)
+    known = len(graph.chunks)
+    graph.wait(lambda: len(graph.chunks) > known)  # of the same attempt, with the new checkpoint known
     graph.episode(Episode.ENDED)
-    graph.start_attempt()  # at once: the node may not even tick in between
-    graph.run(0.6)
-    heard = first + second
-    assert len(first) >= 2 and {chunk.checkpoint for chunk in first} == {before}
+    began_ns = graph.start_attempt()  # at once: the node may not even tick in between
+    graph.wait(lambda: to_ns(graph.chunks[-1].header.stamp) >= began_ns)
+    known = len(graph.chunks)
+    graph.wait(lambda: len(graph.chunks) > known)
+    heard = graph.chunks
     attempt = [to_ns(chunk.header.stamp) >= began_ns for chunk in heard]
     assert [chunk.checkpoint for chunk in heard] == [after if new else before for new in attempt]
     assert graph.node._process.pid == pid  # no restart
@@ -363,17 +367,17 @@ def test_a_hung_inference_is_ended_and_numbers_that_are_not_finite_hold(tmp_path
         graph.close()
 
 
-def test_a_policy_that_answers_no_numbers_is_never_ready(tmp_path: Path) -> None:
+def test_a_policy_that_answers_no_numbers_is_never_ready(
+    graph: Graph, checkpoints: tuple[str, str], tmp_path: Path
+) -> None:
     model = VLA(vla_config("tiny"))
     torch.nn.init.constant_(model.expert.action_out.weight, float("nan"))
     identity = save_policy(model, tmp_path / "policy", {}, station=STATION)
-    graph = Graph(str(tmp_path / "policy"), domain=66 + os.getpid() % 20, beta=1.5, device="cpu")
-    try:
-        wanted = f"policy {identity}: its first chunk holds a number that is not finite"
-        graph.wait(lambda: graph.said == wanted)
-        assert graph.status().values["identity"] == ""
-    finally:
-        graph.close()
+    answer = graph.load_between(str(tmp_path / "policy"))
+    assert not answer.success
+    assert answer.message == f"policy {identity}: its first chunk holds a number that is not finite"
+    assert graph.status().values["identity"] == read(checkpoints[0]).identity  # goes on with what it has
+    assert graph.load(checkpoints[0]).success
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ is sent, then to the far side until that one answers. Pages take memory once the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -70,7 +71,9 @@ class SharedSlots:
         return self.read(slot, (0, 8 * count)).view(np.float64).reshape(shape).copy()
 
     def close(self) -> None:
-        """Give the descriptor back; the memory goes with the last view of it."""
+        """Give descriptor and memory back; what `read` gave keeps its memory as long as it lives."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+        with contextlib.suppress(BufferError):
+            self._map.close()
