@@ -80,7 +80,7 @@ class PolicyNode(RecapNode):
         Param("compile", "off", f"mode of torch.compile: {_choices('compile')}"),
         Param("cuda_graphs", "auto", f"of the denoising: {_choices('cuda_graphs')}; auto: on a GPU"),
         Param("latest_chunk_s", 1.0, "a chunk this long after its observation is dropped", "s", 0.02, 10.0),
-        Param("inference_timeout_s", 10.0, "a process that infers longer is replaced", "s", 0.1, 600.0),
+        Param("inference_timeout_s", 15.0, "a process that infers longer is replaced", "s", 0.1, 600.0),
         Param("always_infer", False, "command at all times and infer without a pause, for benchmarks"),
     )
 
