@@ -1,9 +1,9 @@
 """A chunk's time under each way of computing that this machine has. Prints one JSON line.
 
-    python benchmarks/runtime.py [--config tiny] [--seconds 3] [--threads 1] [--compile]
+    python benchmarks/runtime.py [--checkpoint FOLDER] [--seconds 3] [--threads 1] [--compile]
 
 Three images, batch 1, plain (beta 1) and guided (beta 1.5), the whole way from images to joint commands, with
-a policy of random weights whose sub-task is written in full each time it is not confirmed. The ways are
+a `tiny` policy that knows its sub-task's text and nothing else unless a checkpoint is given. The ways are
 measured by turns, so that whatever else the machine does meets all; --compile adds torch.compile, which takes
 minutes to warm up. `best` is the one with the smallest plain median: what "auto" ought to choose.
 """
@@ -19,14 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from policy_rate import untrained_policy
 
-from recap_policy.checkpoint import save_policy
-from recap_policy.config import vla_config
 from recap_policy.device import RuntimeConfig, resolve
 from recap_policy.inference import WarmUp
 from recap_policy.runtime import Policy
-from recap_policy.tokens import Tokenizer
-from recap_policy.vla import VLA
 from recap_policy.worker import warm_up
 from recap_station.contract import load_station
 
@@ -46,19 +43,16 @@ def ways(with_compile: bool) -> list[RuntimeConfig]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", default="tiny")
+    parser.add_argument("--checkpoint", type=Path, help="folder; default: a policy made here")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each way and beta")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
-    torch.manual_seed(0)
     station = load_station("aloha")
     policies: dict[str, Policy] = {}
-    result: dict[str, Any] = {"config": given.config, "threads": given.threads, "ways": {}}
+    result: dict[str, Any] = {"threads": given.threads, "ways": {}}
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "policy"
-        model = VLA(vla_config(given.config), Tokenizer.fit(["insert the peg", "reach"], 128))
-        save_policy(model, place, {}, station=station)
+        place = given.checkpoint or untrained_policy(Path(folder) / "policy")
         for config in ways(given.compile):
             policy = Policy.load(place, station=station, threads=given.threads, runtime=config)
             started = time.perf_counter()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recap_policy.config import vla_config
 from recap_policy.cuda_graphs import BUCKET, MOST_GRAPHS, StaticExpert, record_cuda_graph, record_eagerly
-from recap_policy.device import CHOICES, RuntimeConfig, place, resolve
+from recap_policy.device import CHOICES, Placement, RuntimeConfig, place, resolve
 from recap_policy.tokens import Tokenizer
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError
@@ -159,3 +159,19 @@ def test_a_policy_on_the_gpu_is_near_the_one_on_the_cpu(tmp_path) -> None:
     ]
     for one, other in zip(chunks[:2], chunks[2:], strict=True):
         assert np.abs(one.positions - other.positions).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["tiny", "pi06"])
+def test_all_of_a_sample_is_made_where_the_model_is(name: str) -> None:
+    """On the meta device, which takes no memory and refuses what lies elsewhere, as a GPU does."""
+    config = vla_config(name)
+    with torch.device("meta"):
+        model = VLA(config, WORDS).eval()
+        images = torch.zeros(1, config.prefix.cameras, *[config.vision.image_size] * 2, 3, dtype=torch.uint8)
+        state = torch.zeros(1, config.prefix.dof)
+        ids = torch.zeros(1, 0, dtype=torch.int64)
+    place(model, Placement(torch.device("meta"), torch.bfloat16, "off", False))
+    sample = model.sample(
+        model.encode_images(images), state, ids, beta=1.5, subtask=["reach"], committed=state[:, None]
+    )
+    assert sample.actions.device.type == "meta" and sample.actions.dtype == torch.float32

@@ -83,7 +83,7 @@ def test_flops_are_those_that_torch_counts(name: str, device: str) -> None:
 
 
 def test_the_document_holds_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--config", "pi06", "--device", "h100"], ["--guided"]):
+    for words in (["--config", "pi06", "--device", "h100"], ["--guided"], ["--subtask-every", "1"]):
         assert main(words) == 0
         assert capsys.readouterr().out in DOCUMENT.read_text()
 
