@@ -277,7 +277,7 @@ def test_a_checkpoint_is_swapped_exactly_between_two_attempts(
 ) -> None:
     before, after = (read(folder).identity for folder in checkpoints)
     pid, ticks = graph.node._process.pid, graph.node._ticker.statistics
-    started, counted = time.monotonic(), ticks.ticks + ticks.missed
+    started, ticked = time.monotonic(), ticks.ticks
     graph.start_attempt()
     assert graph.load(checkpoints[1]).success
     graph.wait(lambda: len(graph.chunks) >= 2)
@@ -292,8 +292,10 @@ def test_a_checkpoint_is_swapped_exactly_between_two_attempts(
     attempt = [to_ns(chunk.header.stamp) >= began_ns for chunk in heard]
     assert [chunk.checkpoint for chunk in heard] == [after if new else before for new in attempt]
     assert graph.node._process.pid == pid  # no restart
+    # It ticked on throughout: a busy machine may cost it some ticks, a load in its own thread would cost most.
     due = (time.monotonic() - started) * STATION.control_rate_hz
-    assert ticks.ticks + ticks.missed - counted == pytest.approx(due, abs=5)
+    print(f"{ticks.ticks - ticked} ticks of {due:.0f}")
+    assert ticks.ticks - ticked > 0.7 * due
     assert graph.load_between(checkpoints[0]).success
 
 

@@ -109,6 +109,8 @@ class _Step:
     ) -> None:
         self._noisy.copy_(noisy)
         self._time.copy_(time)
+        if commitment is not None and self._commitment is not None:
+            self._commitment.copy_(commitment)
         rotations, bias = plan
         if self._filled_with is not None and self._filled_with() is bias:
             return  # another Euler step of the same sample
@@ -122,8 +124,6 @@ class _Step:
             cosine.copy_(by[0])
             sine.copy_(by[1])
         self._bias.copy_(self._padded(bias, length))
-        if commitment is not None and self._commitment is not None:
-            self._commitment.copy_(commitment)
         self._filled_with = ref(bias)
 
     def run(self, record: Record) -> Tensor:
