@@ -292,7 +292,7 @@ def test_a_checkpoint_is_swapped_exactly_between_two_attempts(
     attempt = [to_ns(chunk.header.stamp) >= began_ns for chunk in heard]
     assert [chunk.checkpoint for chunk in heard] == [after if new else before for new in attempt]
     assert graph.node._process.pid == pid  # no restart
-    # It ticked on throughout: a busy machine may cost it some ticks, a load in its own thread would cost most.
+    # It ticked on throughout: a busy machine may cost some ticks, a load in its thread most.
     due = (time.monotonic() - started) * STATION.control_rate_hz
     print(f"{ticks.ticks - ticked} ticks of {due:.0f}")
     assert ticks.ticks - ticked > 0.7 * due

@@ -101,8 +101,10 @@ def prepare(model: VLA, value: ValueModel | None, placement: Placement) -> None:
         if module is not None:
             place(module, placement)
     if placement.compile != "off":
-        for part in (model.vision, model.backbone, model.expert):
-            setattr(part, "forward", torch.compile(part.forward, mode=placement.compile))  # noqa: B010
+        for part, dynamic in ((model.vision, None), (model.backbone, True), (model.expert, True)):
+            # Texts differ in length: not to be compiled anew for each.
+            compiled = torch.compile(part.forward, mode=placement.compile, dynamic=dynamic)
+            setattr(part, "forward", compiled)  # noqa: B010
     if placement.cuda_graphs:
         from recap_policy.cuda_graphs import StaticExpert, record_cuda_graph
 

@@ -39,6 +39,7 @@ class WarmUp:
     beta: float = 1.0
     steps: int = 5
     lead: int = LEAD_STEPS  # committed steps, see `PolicyInterface.infer`
+    prompt: str = "warm up"  # its length is a shape, too
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def warm_up(policy: PolicyInterface, station: Station, asked: WarmUp) -> float:
             for lead in sorted({0, asked.lead}):  # at an attempt's start nothing is committed to yet
                 ahead = np.repeat(station.home[None], lead, 0) if lead else None
                 started = time.monotonic()
-                chunk = policy.infer(images, station.home, "warm up", beta, asked.steps, committed=ahead)
+                chunk = policy.infer(images, station.home, asked.prompt, beta, asked.steps, committed=ahead)
                 seconds = time.monotonic() - started
                 if not np.isfinite(chunk.positions).all():
                     raise ContractError(

@@ -349,7 +349,8 @@ class PolicyNode(RecapNode):
 
     def _load(self, path: str, answer: Future | None = None) -> None:
         self._reconnect_s = 0.0
-        asked = WarmUp(self.param("beta"), self.param("denoising_steps"), self.param("lead_steps"))
+        steps, lead = self.param("denoising_steps"), self.param("lead_steps")
+        asked = WarmUp(self.param("beta"), steps, lead, self._prompt())
         ticket = self._process.load(path, self._value_checkpoint, self.station, self.param("layout"), asked)
         self._load_answers[ticket] = (path, answer or Future())
 
