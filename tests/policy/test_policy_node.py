@@ -453,12 +453,14 @@ def test_a_policy_server_is_waited_for_drives_and_is_found_again(checkpoints: tu
 
 def test_a_dead_inference_process_is_replaced(graph: Graph) -> None:
     graph.start_attempt()
+    restarts = graph.status().values["restarts"]
     assert graph.node._process.pid is not None
     os.kill(graph.node._process.pid, signal.SIGKILL)
-    graph.wait(lambda: graph.status().level == WARN)
+    graph.wait(lambda: graph.status().values["restarts"] == restarts + 1)
+    assert graph.status().level == WARN
     graph.run(0.2)
     graph.commands.clear()
     graph.run(0.2)
     assert not graph.commands
     graph.wait(lambda: graph.commands)
-    assert graph.status().values["restarts"] == 1
+    assert graph.status().values["restarts"] == restarts + 1

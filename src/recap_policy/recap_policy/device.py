@@ -1,7 +1,8 @@
 """Where and how a policy computes: device, number type, compilation, CUDA graphs. Imports no torch by itself.
 
 What "auto" means: a GPU where there is one, with bfloat16 and CUDA graphs; else the CPU in float32, which
-`python benchmarks/runtime.py` found no slower than bfloat16 and compilation there.
+`python benchmarks/runtime.py` found faster there than bfloat16. Compilation is off unless asked for: it takes
+minutes before a policy is ready.
 """
 
 from __future__ import annotations
