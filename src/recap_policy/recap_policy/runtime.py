@@ -125,12 +125,10 @@ class Policy:
         ahead = None
         if committed is not None:
             ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float().to(device)
-        # As ids where the model is: strings would become ids on the CPU.
-        ids = self.model.tokenizer.table(prompts, self.model.config.max_text).to(device)
         sample = self.model.sample(
             features,
             state,
-            ids,
+            prompts,
             indicator=indicator,
             beta=beta,
             steps=steps,
@@ -141,9 +139,7 @@ class Policy:
         self._guess = sample.subtask
         values = None
         if self.value_model is not None:
-            critic = self.value_model
-            told = critic.tokenizer.table(prompts, critic.config.max_text).to(device)
-            values = critic.value(features, state, told).tolist()
+            values = self.value_model.value(features, state, prompts).tolist()
         positions = np.clip(sample.actions.double().cpu().numpy(), self.station.lower, self.station.upper)
         return [
             Chunk(positions[row], sample.subtask[row], indicator, values[row] if values else None)
