@@ -9,14 +9,14 @@ from torch import Tensor
 from recap_policy.config import vla_config
 from recap_policy.cuda_graphs import BUCKET, MOST_GRAPHS, StaticExpert, record_cuda_graph, record_eagerly
 from recap_policy.device import CHOICES, Placement, RuntimeConfig, place, resolve
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError
 
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="this machine has no GPU")
 without_gpu = pytest.mark.skipif(GPU, reason="this machine has a GPU")
-WORDS = Tokenizer.fit(["insert the peg", "reach", "lift"], 128)
+WORDS = TinyTokenizer.fit(["insert the peg", "reach", "lift"], 128)
 
 
 @pytest.fixture
