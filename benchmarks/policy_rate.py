@@ -53,14 +53,14 @@ def untrained_policy(folder: Path) -> Path:
 
     from recap_policy.checkpoint import save_policy
     from recap_policy.config import vla_config
-    from recap_policy.tokens import Tokenizer
+    from recap_policy.text import TinyTokenizer
     from recap_policy.vla import VLA, Batch
     from recap_station.contract import load_station
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = vla_config("tiny")
-    model = VLA(config, Tokenizer.fit(["insert the peg", "reach"], 128))
+    model = VLA(config, TinyTokenizer.fit(["insert the peg", "reach"], 128))
     rows, dof = 32, config.prefix.dof
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(40):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +26,15 @@ from recap_policy.checkpoint import (
     tower_identity,
     vision_identity,
 )
-from recap_policy.config import ConfigError, value_config, vla_config
+from recap_policy.config import ConfigError, VLAConfig, value_config, vla_config
 from recap_policy.runtime import ObservationError, Policy
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import GemmaTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 from recap_station.contract import Camera, load_station
 
 STATION = load_station("aloha")
-WORDS = Tokenizer.fit(["insert the peg", "reach"], 128)
+WORDS = TinyTokenizer.fit(["insert the peg", "reach"], 128)
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +164,218 @@ def test_a_tower_is_the_same_alone_and_in_its_policy(saved: tuple[Path, Path, VL
     images = torch.from_numpy(np.stack(list(_images().values())))
     with torch.no_grad():
         torch.testing.assert_close(tower(images), model.vision(images))
+
+
+# With Gemma's vocabulary and FAST
+
+
+@pytest.fixture(scope="module")
+def large(gemma_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, VLA]:
+    """`small`'s shapes at small widths, in bfloat16."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("large")
+    elsewhere = folder / "elsewhere.json"  # deleted before saving: the checkpoint must not depend on it
+    shutil.copy(gemma_file, elsewhere)
+    model = VLA(_shape(vla_config("small")), GemmaTokenizer(elsewhere, action_codes=1000))
+    states = torch.rand(64, 14)
+    chunks = states[:, None] + torch.randn(64, 50, 14).cumsum(1) * 0.01
+    model.fit_normalizers(chunks, states, torch.from_numpy(STATION.is_gripper))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    elsewhere.unlink()
+    save_policy(model, folder / "policy", {"parent": "a"}, station=STATION, prompts=["insert the peg"])
+    return folder / "policy", model.eval()
+
+
+def _shape(whole: VLAConfig, vocabulary: int = 2000, width: int = 48) -> VLAConfig:
+    return replace(
+        whole,
+        vision=replace(whole.vision, image_size=64, width=32, layers=1, heads=4, mlp=48),
+        backbone=replace(
+            whole.backbone, width=width, layers=2, head_dim=16, mlp=64, window=8, vocabulary=vocabulary
+        ),
+        expert=replace(whole.expert, width=32, mlp=48),
+        prefix=replace(whole.prefix, action_codes=1000),
+    )
+
+
+def test_gemmas_tokenizer_and_fast_come_back(large: tuple[Path, VLA], gemma_file: Path) -> None:
+    folder, model = large
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "fast.json", "tokenizer.json", "weights.safetensors"
+    ]  # fmt: skip
+    assert (folder / "tokenizer.json").read_bytes() == gemma_file.read_bytes()
+    loaded = load_policy(folder, STATION)
+    for name, tensor in model.state_dict().items():
+        found = loaded.state_dict()[name]
+        assert found.dtype == tensor.dtype and torch.equal(found, tensor), name
+    assert not [name for name, tensor in loaded.named_buffers() if tensor.is_meta]
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert model.fast is not None and loaded.fast is not None
+    assert loaded.fast.to_dict() == model.fast.to_dict()
+    features, state = torch.randn(1, *model.prefix.image_shape), torch.rand(1, 14)
+    noise = torch.randn(1, 50, 14)
+    one, other = (m.sample(features, state, ["pick up"], noise=noise, steps=2) for m in (model, loaded))
+    assert one.subtask == other.subtask and torch.equal(one.actions, other.actions)
+
+
+def test_what_was_loaded_is_saved_as_the_same_in_its_own_place(
+    large: tuple[Path, VLA], tmp_path: Path
+) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+    model, checkpoint = load_policy(tmp_path / "p"), read(tmp_path / "p")
+    again = save_policy(
+        model, tmp_path / "p", checkpoint.lineage, station=STATION, prompts=checkpoint.prompts
+    )
+    assert again == checkpoint.identity
+    assert load_policy(tmp_path / "p").tokenizer is not None
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "fast.json", "config.json"])
+def test_each_damaged_file_is_named(large: tuple[Path, VLA], tmp_path: Path, name: str) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+    file = tmp_path / "p" / name
+    whole = file.read_bytes()
+    if name == "config.json":
+        file.write_bytes(whole.replace(b'"parent": "a"', b'"parent": "b"'))
+        with pytest.raises(CheckpointError, match="damaged: contents hash to"):
+            load_policy(tmp_path / "p")
+        return
+    for place in (len(whole) // 2, len(whole) - 3):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=rf"{name}: damaged: contents hash to .* wanted"):
+            load_policy(tmp_path / "p")
+    file.unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}: cannot be read: No such file"):
+        load_policy(tmp_path / "p")
+
+
+def test_weights_cut_short_or_without_a_header_are_refused(large: tuple[Path, VLA], tmp_path: Path) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+    file = tmp_path / "p" / "weights.safetensors"
+    whole = file.read_bytes()
+    wrong = {
+        whole[:-100]: "damaged: [0-9]+ bytes of tensors, wanted [0-9]+",
+        whole + b"more": "damaged: [0-9]+ bytes of tensors, wanted [0-9]+",
+        whole[:4]: "damaged: header of",
+        whole[:30]: "damaged: header of",
+        whole[:8] + b"[" + whole[9:]: "damaged: no header of safetensors",
+        whole.replace(b'"BF16"', b'"BF61"', 1): "damaged: no header of safetensors: 'BF61'",
+    }
+    for data, message in wrong.items():
+        file.write_bytes(data)
+        with pytest.raises(CheckpointError, match=message):
+            load_policy(tmp_path / "p")
+
+
+def test_a_tensor_that_differs_is_named_before_any_is_read(large: tuple[Path, VLA], tmp_path: Path) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+    file = tmp_path / "p" / "config.json"
+    config = json.loads(file.read_text())
+    config["model"]["expert"]["mlp"] = 64
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"tensor expert\.layers\.0\.mlp\..* is \(.*\), wanted"):
+        load_policy(tmp_path / "p")
+
+
+def test_fast_for_another_horizon_is_refused(large: tuple[Path, VLA], tmp_path: Path) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+    file = tmp_path / "p" / "config.json"
+    config = json.loads(file.read_text())
+    config["model"].update(horizon=40, action_tokens=40)
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="FAST for 50 steps of 14 joints, wanted 40 steps of 14"):
+        load_policy(tmp_path / "p")
+
+
+def test_a_model_without_a_tokenizer_is_not_saved(tmp_path: Path) -> None:
+    model = VLA(_shape(vla_config("small")))
+    with pytest.raises(CheckpointError, match="small has no tokenizer, wanted one to save with it"):
+        save_policy(model, tmp_path / "p", {}, station=STATION)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(
+    large: tuple[Path, VLA], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(large[0], tmp_path / "p")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GemmaTokenizer, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_policy(large[1], tmp_path / "p", {}, station=STATION)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert read(tmp_path / "p").identity == read(large[0]).identity
+    load_policy(tmp_path / "p")
+
+
+def test_checkpoints_from_before_files_were_listed_are_read(
+    saved: tuple[Path, Path, VLA], tmp_path: Path
+) -> None:
+    """Their identity is the same hash, of the whole of the weights' file and of the JSON."""
+    shutil.copytree(saved[0], tmp_path / "p")
+    file = tmp_path / "p" / "config.json"
+    config = json.loads(file.read_text())
+    for key in ("files", "identity"):
+        del config[key]
+    for key in ("max_subtask", "max_actions"):
+        del config["model"][key]
+    del config["model"]["prefix"]["action_codes"]
+    weights = (tmp_path / "p" / "weights.safetensors").read_bytes()
+    text = json.dumps(config, sort_keys=True).encode()
+    config["identity"] = hashlib.sha256(weights + text).hexdigest()[:12]
+    file.write_text(json.dumps(config, indent=1))
+    assert load_policy(tmp_path / "p", STATION).config == saved[2].config
+    assert tower_identity(saved[2].vision) == vision_identity(tmp_path / "p")
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from test_checkpoint import STATION, _shape
+
+from recap_policy.checkpoint import load_policy, save_policy
+from recap_policy.config import vla_config
+from recap_policy.text import GemmaTokenizer
+from recap_policy.vla import VLA
+
+
+def memory(name):
+    line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def peak(call):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory("VmRSS")
+    result = call()
+    return memory("VmHWM") - before, result
+
+
+model = VLA(_shape(vla_config("small"), 100_000, 384), GemmaTokenizer(sys.argv[2], 1000)).bfloat16()
+model.codec.float(), model.prefix.normalizer.float()
+VLA(model.config, blank=True)  # what PyTorch imports for the first of these is no part of a model
+size = sum(p.numel() * p.element_size() for p in model.parameters())
+saving, _ = peak(lambda: save_policy(model, sys.argv[3], {}, station=STATION))
+del model
+loading, _ = peak(lambda: load_policy(sys.argv[3]))
+print(size, saving, loading)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to see the peak")
+def test_the_peak_of_memory_is_the_model(gemma_file: Path, tmp_path: Path) -> None:
+    """Saving takes nothing like a copy, loading one model: nothing twice, at any size."""
+    here = str(Path(__file__).parent)
+    arguments = [sys.executable, "-c", MEASURE, here, str(gemma_file), str(tmp_path / "p")]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=250)
+    size, saving, loading = map(int, run.stdout.split())
+    print(f"model {size / 2**20:.0f} MiB, peak saving {saving / 2**20:.0f}, loading {loading / 2**20:.0f}")
+    assert size > 70e6
+    assert saving < 0.2 * size and loading < 1.2 * size

@@ -19,6 +19,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("recap_interfaces")
 
 import torch  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -33,7 +34,7 @@ from recap_policy.nodes.policy_node import PolicyNode  # noqa: E402
 from recap_policy.runtime import Policy  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402
 from recap_station import topics  # noqa: E402
-from recap_station.contract import load_station  # noqa: E402
+from recap_station.contract import ContractError, load_station  # noqa: E402
 from recap_station.nodes import qos  # noqa: E402
 from recap_station.nodes.base import WARN, to_ns, to_time  # noqa: E402
 
@@ -44,17 +45,21 @@ JPEG = cv2.imencode(".jpg", np.full((96, 96, 3), 128, np.uint8))[1].tobytes()
 class Graph:
     """The node and a peer that plays robot, arbiter and episode control."""
 
-    def __init__(self, checkpoint: str, domain: int) -> None:
+    def __init__(self, checkpoint: str, domain: int, **parameters: Any) -> None:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.attempts = 0
-        overrides = [Parameter("checkpoint", value=checkpoint), Parameter("inference_nice", value=0)]
+        given = {"checkpoint": checkpoint, "inference_nice": 0, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
         self.node = PolicyNode(context=self.context, parameter_overrides=overrides)
         self.peer = Node("peer", context=self.context)
         self.commands: list[JointState] = []
         self.chunks: list[ActionChunk] = []
         self.peer.create_subscription(JointState, topics.POLICY_COMMAND, self.commands.append, qos.COMMAND)
-        self.peer.create_subscription(ActionChunk, topics.POLICY_CHUNK, self.chunks.append, qos.EVENT)
+        self.peer.create_subscription(
+            ActionChunk, topics.POLICY_CHUNK, lambda chunk: self.chunks.append(chunk), qos.EVENT
+        )
+        self.peer.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.EVENT)
         self.images = {
             name: self.peer.create_publisher(CompressedImage, topics.image_topic(name), qos.SENSOR)
             for name in STATION.camera_names
@@ -64,6 +69,9 @@ class Graph:
         self.episodes = self.peer.create_publisher(Episode, topics.EPISODE, qos.LATCHED)
         self.loader = self.peer.create_client(LoadPolicy, "load_policy")
         self.observing = True
+        self.jpegs = dict.fromkeys(STATION.camera_names, JPEG)
+        self.state = STATION.home.copy()
+        self.said = ""  # the checkpoint's line in /diagnostics
         self.peer.create_timer(0.02, self._observe)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -78,12 +86,17 @@ class Graph:
             return
         stamp = self.peer.get_clock().now().to_msg()
         for name, publisher in self.images.items():
-            image = CompressedImage(format="jpeg", data=JPEG)
+            image = CompressedImage(format="jpeg", data=self.jpegs[name])
             image.header.stamp, image.header.frame_id = stamp, name
             publisher.publish(image)
-        state = JointState(name=list(STATION.joint_names), position=STATION.home.tolist())
+        state = JointState(name=list(STATION.joint_names), position=self.state.tolist())
         state.header.stamp = stamp
         self.states.publish(state)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "policy: checkpoint":
+                self.said = status.message
 
     def mode(self, mode: int, reason: str, source: str = "hold") -> int:
         now = self.now_ns()
@@ -92,24 +105,37 @@ class Graph:
         self.modes.publish(message)
         return now
 
-    def episode(self, state: int) -> None:
+    def episode(self, state: int) -> int:
         self.attempts += state == Episode.RUNNING
+        now = self.now_ns()
         message = Episode(id=f"attempt {self.attempts}", state=state, prompt="insert the peg")
-        message.header.stamp = to_time(self.now_ns())
+        message.header.stamp = to_time(now)
         self.episodes.publish(message)
+        return now
 
-    def start_attempt(self) -> None:
+    def start_attempt(self) -> int:
+        """→ its stamp [ns]"""
         self.commands.clear()
-        self.episode(Episode.RUNNING)
+        began_ns = self.episode(Episode.RUNNING)
         self.mode(ControlMode.HANDOVER, "episode started")
         self.wait(lambda: self.commands)
         self.mode(ControlMode.POLICY, "fresh policy command reached", "policy")
+        return began_ns
 
     def load(self, path: str) -> LoadPolicy.Response:
         assert self.loader.wait_for_service(10.0)
         future = self.loader.call_async(LoadPolicy.Request(path=path))
         self.wait(future.done)
         return future.result()
+
+    def load_between(self, path: str) -> LoadPolicy.Response:
+        self.episode(Episode.ENDED)
+        self.wait(lambda: not self.node._running)
+        return self.load(path)
+
+    def first_row(self, chunk: int) -> np.ndarray:
+        """Of a chunk heard, (dof,)."""
+        return np.array(self.chunks[chunk].positions[: STATION.dof])
 
     def status(self) -> Any:
         return next(iter(self.node.diagnose()))
@@ -119,6 +145,15 @@ class Graph:
         while not condition():
             assert time.monotonic() < end, "waited in vain"
             self.executor.spin_once(timeout_sec=0.05)
+
+    def wait_for_silence(self) -> None:
+        """Until what is left of the last chunk has been carried out and no command follows."""
+        quiet_since, seen = time.monotonic(), len(self.commands)
+        self.wait(lambda: self.commands)
+        while time.monotonic() < quiet_since + 0.3:
+            self.run(0.02)
+            if len(self.commands) != seen:
+                quiet_since, seen = time.monotonic(), len(self.commands)
 
     def run(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -194,8 +229,9 @@ def test_commands_only_in_an_attempt_and_by_its_chunk(graph: Graph, checkpoints:
         for command in sent
     ]
     assert all(distance < 1e-6 for distance, _ in places)
-    # A chunk is entered at the row of the tick at which it arrived, and goes on from there.
-    assert 1 <= places[0][1] < places[1][1] < places[2][1]
+    # The robot stood still until the first chunk came: it is begun at its beginning, and goes on from there.
+    np.testing.assert_allclose(sent[0], rows[0][0], atol=1e-6)
+    assert 0 == places[0][1] < places[1][1] < places[2][1]
     graph.episode(Episode.ENDED)
     graph.run(0.2)
     graph.commands.clear()
@@ -234,6 +270,138 @@ def test_a_checkpoint_is_loaded_between_attempts(graph: Graph, checkpoints: tupl
     graph.wait(lambda: graph.status().values["identity"] == read(checkpoints[1]).identity)
     at_once = graph.load(checkpoints[0])
     assert at_once.success and at_once.checkpoint == read(checkpoints[0]).identity
+
+
+def test_a_checkpoint_is_swapped_exactly_between_two_attempts(
+    graph: Graph, checkpoints: tuple[str, str]
+) -> None:
+    before, after = (read(folder).identity for folder in checkpoints)
+    pid, ticks = graph.node._process.pid, graph.node._ticker.statistics
+    started, ticked = time.monotonic(), ticks.ticks
+    graph.start_attempt()
+    assert graph.load(checkpoints[1]).success
+    graph.wait(lambda: len(graph.chunks) >= 2)
+    known = len(graph.chunks)
+    graph.wait(lambda: len(graph.chunks) > known)  # of the same attempt, with the new checkpoint known
+    graph.episode(Episode.ENDED)
+    began_ns = graph.start_attempt()  # at once: the node may not even tick in between
+    graph.wait(lambda: to_ns(graph.chunks[-1].header.stamp) >= began_ns)
+    known = len(graph.chunks)
+    graph.wait(lambda: len(graph.chunks) > known)
+    heard = graph.chunks
+    attempt = [to_ns(chunk.header.stamp) >= began_ns for chunk in heard]
+    assert [chunk.checkpoint for chunk in heard] == [after if new else before for new in attempt]
+    assert graph.node._process.pid == pid  # no restart
+    # It ticked on throughout: a busy machine may cost some ticks, a load in its thread most.
+    due = (time.monotonic() - started) * STATION.control_rate_hz
+    print(f"{ticks.ticks - ticked} ticks of {due:.0f}")
+    assert ticks.ticks - ticked > 0.7 * due
+    assert graph.load_between(checkpoints[0]).success
+
+
+def test_a_late_chunk_holds_and_is_not_entered_in_its_middle(graph: Graph) -> None:
+    graph.start_attempt()
+    pid, errors = graph.node._process.pid, graph.node._errors.get("inference", 0)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        graph.wait_for_silence()
+        graph.wait(lambda: "s ago is late" in graph.said)
+        graph.commands.clear()
+        chunks = len(graph.chunks)
+    finally:
+        resumed_ns = graph.now_ns()
+        os.kill(pid, signal.SIGCONT)
+    graph.wait(lambda: graph.commands)
+    # What was inferred from before the stop is dropped; a chunk made afterwards is begun at its beginning.
+    assert graph.node._errors["inference"] > errors
+    graph.wait(lambda: len(graph.chunks) > chunks)
+    assert to_ns(graph.chunks[chunks].header.stamp) > resumed_ns - 100_000_000
+    np.testing.assert_allclose(graph.commands[0].position, graph.first_row(chunks), atol=1e-6)
+
+
+def test_images_that_cannot_be_read_hold_and_are_named(graph: Graph) -> None:
+    graph.start_attempt()
+    graph.jpegs["base_camera"] = b"torn"
+    graph.wait_for_silence()
+    reason = "image of base_camera: 4 bytes that are no JPEG"
+    graph.wait(lambda: graph.said == f"the last inference failed: {reason}")
+    graph.jpegs["base_camera"] = JPEG
+    graph.commands.clear()
+    graph.wait(lambda: graph.commands)
+
+
+def test_a_camera_that_falls_silent_holds_and_is_named(graph: Graph) -> None:
+    graph.start_attempt()
+    silent = graph.images.pop("left_wrist_camera")
+    graph.wait_for_silence()
+    graph.wait(lambda: graph.said.startswith("nothing to infer from: left_wrist_camera is "))
+    graph.images["left_wrist_camera"] = silent
+    graph.commands.clear()
+    graph.wait(lambda: graph.commands)
+
+
+def test_a_hung_inference_is_ended_and_numbers_that_are_not_finite_hold(tmp_path: Path) -> None:
+    """The policy answers NaN where the first joint is exactly at 0.1 rad, and nowhere else."""
+    model = VLA(vla_config("tiny"))
+    model.prefix.normalizer.low[0] = model.prefix.normalizer.high[0] = 0.1
+    save_policy(model, tmp_path / "policy", {}, station=STATION)
+    graph = Graph(str(tmp_path / "policy"), domain=45 + os.getpid() % 20, inference_timeout_s=2.0)
+    try:
+        graph.wait(lambda: graph.status().level != WARN)
+        graph.start_attempt()
+        graph.state[0] = 0.1
+        graph.wait_for_silence()
+        graph.wait(
+            lambda: graph.said == "the last inference failed: the chunk holds a number that is not finite"
+        )
+        assert all(np.isfinite(command.position).all() for command in graph.commands)
+        graph.state[0] = STATION.home[0]
+        graph.commands.clear()
+        graph.wait(lambda: graph.commands)
+        assert graph.node._process.pid is not None
+        os.kill(graph.node._process.pid, signal.SIGSTOP)
+        graph.wait(lambda: graph.said == "an inference took more than 2 s")
+        graph.commands.clear()
+        graph.wait(lambda: graph.commands)
+        assert graph.status().values["restarts"] == 1
+    finally:
+        graph.close()
+
+
+def test_a_policy_that_answers_no_numbers_is_never_ready(
+    graph: Graph, checkpoints: tuple[str, str], tmp_path: Path
+) -> None:
+    model = VLA(vla_config("tiny"))
+    torch.nn.init.constant_(model.expert.action_out.weight, float("nan"))
+    identity = save_policy(model, tmp_path / "policy", {}, station=STATION)
+    answer = graph.load_between(str(tmp_path / "policy"))
+    assert not answer.success
+    assert answer.message == f"policy {identity}: its first chunk holds a number that is not finite"
+    assert graph.status().values["identity"] == read(checkpoints[0]).identity  # goes on with what it has
+    assert graph.load(checkpoints[0]).success
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"device": "gpu"}, "device is 'gpu', wanted one of auto, cpu, cuda"),
+        ({"device": "cpu", "cuda_graphs": "on"}, "cuda_graphs is 'on' and device 'cpu'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(parameters: dict[str, str], problem: str) -> None:
+    with pytest.raises(ContractError, match=problem):
+        Graph("", domain=87 + os.getpid() % 20, **parameters)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_said(checkpoints: tuple[str, str]) -> None:
+    graph = Graph(checkpoints[0], domain=108 + os.getpid() % 20, device="cuda")
+    try:
+        graph.wait(lambda: graph.said.startswith("device is 'cuda', but this torch is built without CUDA"))
+        assert graph.status().level == WARN
+    finally:
+        graph.close()
 
 
 def test_without_a_checkpoint_it_waits_for_one(checkpoints: tuple[str, str]) -> None:
@@ -285,12 +453,14 @@ def test_a_policy_server_is_waited_for_drives_and_is_found_again(checkpoints: tu
 
 def test_a_dead_inference_process_is_replaced(graph: Graph) -> None:
     graph.start_attempt()
+    restarts = graph.status().values["restarts"]
     assert graph.node._process.pid is not None
     os.kill(graph.node._process.pid, signal.SIGKILL)
-    graph.wait(lambda: graph.status().level == WARN)
+    graph.wait(lambda: graph.status().values["restarts"] == restarts + 1)
+    assert graph.status().level == WARN
     graph.run(0.2)
     graph.commands.clear()
     graph.run(0.2)
     assert not graph.commands
     graph.wait(lambda: graph.commands)
-    assert graph.status().values["restarts"] == 1
+    assert graph.status().values["restarts"] == restarts + 1

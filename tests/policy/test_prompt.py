@@ -65,7 +65,7 @@ def whole(layout: Layout, indicator: str = "positive") -> Row:
 
 def test_segments_stand_in_the_papers_order(layout: Layout) -> None:
     kinds = whole(layout).kinds.tolist()
-    wanted = list(Kind)[1 if layout.tokenizer.begin else 2 :]
+    wanted = list(Kind)[1 if layout.tokenizer.begin else 2 : Kind.ACTION + 1]
     assert [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind] == wanted
 
 
@@ -115,15 +115,41 @@ def test_expert_sees_all_but_the_action_line_and_padding(layout: Layout) -> None
     assert row.ids[seen[0]].tolist() == without_actions.ids.tolist()
 
 
-def test_indicator_dropped_is_indicator_never_written(layout: Layout) -> None:
-    table = layout.table([whole(layout), whole(layout, "negative"), whole(layout)])
-    dropped = table.without_indicator([True, True, False])
-    wanted = whole(layout, "").ids.tolist()
-    for index in (0, 1):
-        assert dropped.ids[index][dropped.valid[index]].tolist() == wanted
-        assert dropped.ids[index][~dropped.valid[index]].tolist().count(layout.tokenizer.pad) > 0
-    assert dropped.ids[2].tolist() == table.ids[2].tolist()
-    assert table.valid[0].all()  # the table given is left as it was
+def test_indicators_place_is_known(layout: Layout) -> None:
+    row = whole(layout, "negative")
+    table = layout.table([row, whole(layout, "")])
+    assert row.ids[table.indicator[0]].tolist() == layout.advantage("negative").ids.tolist()
+    assert not table.indicator[1].any()
+
+
+def test_rows_written_before_come_back_and_are_few(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recap_policy.prompt._KEPT", 3)
+    for text in ("pick up", "insert it", "pick up", "a", "b", "c", "pick up"):
+        fresh = Layout(layout.tokenizer)
+        assert layout.subtask(text).ids.tolist() == fresh.subtask(text).ids.tolist()
+        assert layout.prompt(text).ids.tolist() == fresh.prompt(text).ids.tolist()
+        assert len(layout._rows) <= 3
+
+
+def test_state_that_is_no_text_has_no_tokens(layout: Layout) -> None:
+    without, whole = layout.prompt("insert it"), layout.prompt("insert it", BINS)
+    assert without.ids.tolist() == whole.ids[whole.kinds != Kind.STATE].tolist()
+
+
+def test_value_is_asked_for_behind_the_prompt_in_a_line_of_its_own(layout: Layout) -> None:
+    row = layout.prompt("insert it", BINS) + layout.value_cue
+    assert row.kinds[-1] == Kind.VALUE_CUE and row.ids[-1] != layout.tokenizer.pad
+    assert not layout.table([row]).learnt.any()
+
+
+def test_guess_is_written_as_a_subtask_and_may_be_anything(layout: Layout) -> None:
+    found = layout.guess("pick up")
+    assert found is not None and found.ids.tolist() == layout.subtask("pick up").ids.tolist()
+    empty = layout.guess("")
+    assert empty is not None and empty.ids[-1] == layout.tokenizer.newline
+    assert Layout(layout.tokenizer, subtask_limit=3).guess("pick up pick up pick up") is None
 
 
 def test_positive_and_negative_differ_in_the_indicator_alone(layout: Layout) -> None:

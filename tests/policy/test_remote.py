@@ -38,7 +38,7 @@ from recap_policy.layout import ActionError, Adapter, load_layout, resize_with_p
 from recap_policy.remote import RemoteError, RemotePolicy  # noqa: E402
 from recap_policy.runtime import Policy  # noqa: E402
 from recap_policy.serve import PolicyServer  # noqa: E402
-from recap_policy.tokens import Tokenizer  # noqa: E402
+from recap_policy.text import TinyTokenizer  # noqa: E402
 from recap_policy.value import ValueModel  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402
 from recap_policy.wire import WireError, pack, unpack  # noqa: E402
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run")
-    words = Tokenizer.fit([PROMPT], 128)
+    words = TinyTokenizer.fit([PROMPT], 128)
     model = VLA(vla_config("tiny"), words)
     states = torch.rand(64, 14)
     chunks = states[:, None] + torch.randn(64, 50, 14).cumsum(1) * 0.01

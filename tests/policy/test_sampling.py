@@ -13,10 +13,10 @@ from recap_policy.expert import Commitment
 from recap_policy.normalize import ActionCodec
 from recap_policy.rtc import GREATEST_WEIGHT, Inpainting, Pull, pull_weight, soft_mask
 from recap_policy.sampling import SubtaskMemory
-from recap_policy.tokens import Tokenizer
+from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 
-WORDS = Tokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
+WORDS = TinyTokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
 DOF = 14
 BASES = ["dct", "steps"]
 FROZEN, KNOWN = 5, 30
@@ -161,7 +161,7 @@ def test_a_guess_of_the_subtask_changes_nothing_but_the_time() -> None:
 
 def test_text_that_is_too_long_is_refused() -> None:
     batch = _two_ways(2)
-    with pytest.raises(ValueError, match="wanted at most 48"):
+    with pytest.raises(ValueError, match="prompt of 62 tokens, wanted at most 50"):
         _model("dct").sample(batch.image_features, batch.state, ["x" * 60] * 2)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 
+from recap_policy import tokens  # noqa: E402
 from recap_policy.bpe import TokenizerError  # noqa: E402
 from recap_policy.text import FILE, Cue, GemmaTokenizer, TextError, TextTokenizer, TinyTokenizer  # noqa: E402
 from recap_policy.tokens import FIRST_STATE_BIN, STATE_BINS, vocabulary_size  # noqa: E402
@@ -87,11 +88,16 @@ def test_tiny_counts_fast_codes_up_from_its_word_slots() -> None:
     assert tiny.state([0, 255]) == (FIRST_STATE_BIN, FIRST_STATE_BIN + STATE_BINS - 1)
 
 
-def test_tiny_writes_the_text_that_the_models_of_before_read() -> None:
-    words = ["insert", " the"]
-    assert TinyTokenizer(words).encode("insert the peg") == super(TinyTokenizer, TinyTokenizer(words)).encode(
-        "insert the peg"
-    )
+def test_line_comes_back_and_what_may_be_written_is_a_line(tokenizer: TextTokenizer) -> None:
+    line = tokenizer.line("insert the Büchse")
+    assert tokenizer.read_line([*line, tokenizer.pad, *tokenizer.encode("peg")]) == "insert the Büchse"
+    assert tokenizer.writable[list(line)].all() and tokenizer.writable.shape == (tokenizer.size,)
+    others = [tokenizer.pad, tokenizer.end, *tokenizer.begin, *tokenizer.to_actions(np.arange(1000))]
+    assert not tokenizer.writable[others].any()
+    for token in np.flatnonzero(tokenizer.writable):
+        assert token == tokenizer.newline or "\n" not in tokenizer.decode([int(token)]) or (
+            isinstance(tokenizer, TinyTokenizer) and token == tokens.FIRST_BYTE + 10
+        )
 
 
 @pytest.mark.parametrize("code", [-1, 1000])

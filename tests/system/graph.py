@@ -52,8 +52,8 @@ def on_mode(message):
         state.update(until=time.monotonic() + 0.1, seen=node.get_clock().now())
     state["mode"] = mode
 def tick():
-    if time.monotonic() < state["until"]:
-        return
+    if time.monotonic() < state["until"] or chunks.get_subscription_count() < 2:
+        return  # before the arbiter and the World are matched a chunk would be lost
     if state["seen"]:
         chunk = ActionChunk(checkpoint="test")
         chunk.header.stamp = state["seen"].to_msg()

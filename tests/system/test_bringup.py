@@ -445,8 +445,8 @@ def test_whole_cell_comes_up_and_ctrl_c_ends_it_with_the_bag_closed(
 ROS2 = """#!{python}
 # Stands for ros2: says how it was called and waits for Ctrl-C.
 import os, sys, time
-print("called with", *sys.argv[1:], "terminal" if os.isatty(0) else "no terminal", flush=True)
 try:
+    print("called with", *sys.argv[1:], "terminal" if os.isatty(0) else "no terminal", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted", flush=True)

@@ -13,7 +13,7 @@ from recap_learner.frames import Frames
 from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.prefix import make_tokenizer
 from recap_policy.vla import VLA, Batch
 
 
@@ -22,13 +22,15 @@ class PolicyTraining:
     """draws: noise draws a sample in the flow loss (they share one pass of the backbone).
     indicator_dropout: share of examples trained without the indicator (paper: 0.3).
     positive_share: if set, positives are drawn so that they make up this share of every batch;
-    otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples."""
+    otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples.
+    tokenizer: Gemma's tokenizer.json, for a fresh policy whose table is Gemma's."""
 
     config: str = "tiny"
     schedule: Schedule = Schedule(steps=1400, batch=128, learning_rate=2e-3)
     draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
+    tokenizer: str | None = None
 
     def for_steps(self, steps: int) -> PolicyTraining:
         return replace(self, schedule=replace(self.schedule, steps=steps))
@@ -59,10 +61,7 @@ def train_policy(
     chunks = torch.from_numpy(frames.chunks())
     state = torch.from_numpy(frames.state)
     station = frames.episodes[0].info.station
-    if start is not None:
-        model = load_policy(start, station)
-    else:
-        model = _fresh(frames, chunks, how.config, vision, seed)
+    model = load_policy(start, station) if start else _fresh(frames, chunks, how, vision, seed)
     # The tower is frozen: its tokens were computed once for every frame.
     model.vision.requires_grad_(False)
     stages, prompts = frames.stages, frames.prompts
@@ -92,11 +91,11 @@ def train_policy(
     return log
 
 
-def _fresh(frames: Frames, chunks: torch.Tensor, config: str, vision: Path, seed: int) -> VLA:
+def _fresh(frames: Frames, chunks: torch.Tensor, how: PolicyTraining, vision: Path, seed: int) -> VLA:
     torch.manual_seed(seed)
-    shape = vla_config(config)
+    shape = vla_config(how.config)
     texts = sorted({*frames.prompts, *frames.stages})
-    model = VLA(shape, Tokenizer.fit(texts, shape.prefix.word_slots))
+    model = VLA(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
     model.vision.load_state_dict(load_vision(vision).state_dict())
     is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
     model.fit_normalizers(chunks, torch.from_numpy(frames.state), is_gripper)

@@ -16,20 +16,22 @@ from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advant
 from recap_learner.training import Progress, Schedule, fit
 from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
-from recap_policy.tokens import Tokenizer
+from recap_policy.prefix import make_tokenizer
 from recap_policy.value import ValueModel
 
 
 @dataclass(frozen=True)
 class ValueTraining:
     """Folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
-    over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold."""
+    over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold.
+    tokenizer: as PolicyTraining's."""
 
     config: str = "value-tiny"
     schedule: Schedule = Schedule(steps=400, batch=256, learning_rate=1e-3, warmup=30, weight_decay=0.05)
     folds: int = 2
     check_every: int = 50
     patience: int = 3
+    tokenizer: str | None = None
 
     def for_steps(self, steps: int) -> ValueTraining:
         return replace(self, schedule=replace(self.schedule, steps=steps))
@@ -68,7 +70,7 @@ def train_value(
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
         model = (
-            load_value(start, station, frames.tower) if start else _fresh(frames, how.config, seed + fold)
+            load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
         )
         _fit_value(
             model,
@@ -169,10 +171,11 @@ def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     )
 
 
-def _fresh(frames: Frames, config: str, seed: int) -> ValueModel:
+def _fresh(frames: Frames, how: ValueTraining, seed: int) -> ValueModel:
     torch.manual_seed(seed)
-    shape = value_config(config)
-    model = ValueModel(shape, Tokenizer.fit(sorted(set(frames.prompts)), shape.prefix.word_slots))
+    shape = value_config(how.config)
+    texts = sorted(set(frames.prompts))
+    model = ValueModel(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
     model.fit_normalizers(torch.from_numpy(frames.state))
     return model
 

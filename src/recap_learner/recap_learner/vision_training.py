@@ -52,34 +52,28 @@ def train_vision(
         _render_all(station, task, how.scenes, seed, workers, scenes, progress)
     data = np.load(scenes)
     # (scenes, cameras, ...) → one row an image
-    cameras = data["images"].shape[1]
     images, xyz, visible = (torch.from_numpy(data[k]) for k in ("images", "xyz", "visible"))
     held_out = len(images) // 12
     config = vla_config(how.config)
     torch.manual_seed(seed)
-    tower, head = VisionTower(config.vision), LocalizeHead(config.vision, cameras, xyz.shape[2])
+    tower, head = VisionTower(config.vision), LocalizeHead(config.vision, xyz.shape[2])
     model = torch.nn.ModuleDict({"tower": tower, "head": head})
-    head.fit(xyz[held_out:], visible[held_out:])
     train = [part[held_out:].flatten(0, 1) for part in (images, xyz, visible)]
+    head.fit(train[1], train[2])
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = torch.randint(len(train[0]), (how.schedule.batch,), generator=generator)
         pixels, places, seen = (part[pick] for part in train)
-        return head.loss(tower(_augment(pixels, generator)), pick % cameras, places, seen)
+        return head.loss(tower(_augment(pixels, generator)), places, seen)
 
     part = (lambda f, text: progress(0.4 + 0.6 * f, text)) if progress else None
     fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, part)
     with torch.no_grad():
-        found = torch.stack(
-            [
-                torch.cat([head(tower(part), torch.full((len(part),), c)).xyz for part in side.split(200)])
-                for c, side in enumerate(images[:held_out].unbind(1))
-            ],
-            1,
-        )
+        seen = images[:held_out].flatten(0, 1).split(200)
+        found = torch.cat([head(tower(part)).xyz for part in seen]).unflatten(0, (held_out, -1))
     error_m = (found - xyz[:held_out]).norm(dim=-1)
     # A gripper's tip stands still in its own wrist camera's picture: that it is found there says nothing.
-    counts = visible[:held_out] & (head.deviation.amax(-1) > 5e-3)
+    counts = visible[:held_out] & (xyz[:held_out].std(0).amax(-1) > 5e-3)
     report = {
         name: float(error_m[..., i][counts[..., i]].median()) for i, name in enumerate(data["names"].tolist())
     }

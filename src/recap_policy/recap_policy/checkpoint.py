@@ -1,7 +1,9 @@
 """Checkpoints: a folder of `weights.safetensors` and `config.json`; nothing in it is ever unpickled.
 
-The JSON (see `description`) also holds the model's configuration and vocabulary. Statistics of states and
-actions are tensors among the weights. The identity is a hash of weights and JSON, verified on loading.
+Policies with Gemma's vocabulary have its `tokenizer.json` beside them, those with FAST its `fast.json`. The
+JSON (see `description`) also holds the model's configuration, `tiny`'s words and the hash of each of these
+files. Statistics of states and actions are tensors among the weights. The identity is a hash of weights and
+JSON, verified on loading. Weights are written and read in pieces: the peak of memory is the model.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from recap_policy import weights
 from recap_policy.config import (
     ConfigError,
+    ValueConfig,
     VLAConfig,
     to_dict,
     value_from_dict,
@@ -35,11 +39,17 @@ from recap_policy.description import (
     read,
     read_config,
 )
-from recap_policy.tokens import Tokenizer
+from recap_policy.fast import FILE as FAST
+from recap_policy.fast import Fast
+from recap_policy.text import FILE as TOKENIZER
+from recap_policy.text import GemmaTokenizer, TextTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA
 from recap_station.contract import Station
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
 
 Model = TypeVar("Model", bound=nn.Module)
 __all__ = [
@@ -56,7 +66,10 @@ def save_policy(
     station: Station,
     prompts: Sequence[str] = (),
 ) -> str:
-    """Write a policy; the folder appears, or replaces an older one, only when it is complete. → identity"""
+    """Write a policy; the folder appears, or replaces an older one, only when it is complete. → identity
+
+    Raises CheckpointError on a model without a tokenizer, which nobody could use.
+    """
     tower = tower_identity(model.vision)
     return _save(Path(folder), "policy", model, _shape(model), tower, station, prompts, lineage)
 
@@ -86,9 +99,14 @@ def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
 
     Raises CheckpointError on anything missing, damaged, misshapen or meant for another robot.
     """
-    return _load(
-        Path(folder), "policy", station, lambda c: VLA(vla_from_dict(c["model"]), Tokenizer(c["words"]))
-    )
+    path = Path(folder)
+
+    def build(config: dict[str, Any]) -> VLA:
+        shape = vla_from_dict(config["model"])
+        fast = Fast.load(path) if FAST in config.get("files", {}) else None
+        return VLA(shape, _tokenizer(path, config, shape), fast, blank=_is_large(shape))
+
+    return _load(path, "policy", station, build)
 
 
 def load_value(folder: str | Path, station: Station | None = None, tower: str | None = None) -> ValueModel:
@@ -99,9 +117,12 @@ def load_value(folder: str | Path, station: Station | None = None, tower: str | 
         raise CheckpointError(
             f"{folder}: value function for image tower {found}, wanted the policy's {tower}"
         )
-    return _load(
-        path, "value", station, lambda c: ValueModel(value_from_dict(c["model"]), Tokenizer(c["words"]))
-    )
+
+    def build(config: dict[str, Any]) -> ValueModel:
+        shape = value_from_dict(config["model"])
+        return ValueModel(shape, _tokenizer(path, config, shape), blank=_is_large(shape))
+
+    return _load(path, "value", station, build)
 
 
 def load_vision(folder: str | Path) -> VisionTower:
@@ -115,35 +136,64 @@ def vision_identity(folder: str | Path) -> str:
 
 
 def tower_identity(tower: VisionTower) -> str:
-    return _hash(safetensors.torch.save(_tensors(tower)))
+    return weights.short(hashlib.sha256(safetensors.torch.save(_tensors(tower))))
 
 
 def _shape(model: VLA | ValueModel) -> dict[str, Any]:
-    return {"model": to_dict(model.config), "words": list(model.tokenizer.words)}
+    tokenizer = model.tokenizer
+    if isinstance(tokenizer, TinyTokenizer):
+        return {"model": to_dict(model.config), "words": list(tokenizer.words)}
+    if not isinstance(tokenizer, GemmaTokenizer):
+        raise CheckpointError(f"{model.config.name} has no tokenizer, wanted one to save with it")
+    return {"model": to_dict(model.config), "action_codes": tokenizer.action_codes, "skip": tokenizer.skip}
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any], shape: VLAConfig | ValueConfig) -> TextTokenizer:
+    """Inverse of `_shape`."""
+    if shape.backbone.vocabulary is None:
+        return TinyTokenizer(config["words"], shape.prefix.word_slots, shape.prefix.action_codes)
+    return GemmaTokenizer(folder / TOKENIZER, config["action_codes"], config["skip"])
+
+
+def _is_large(shape: VLAConfig | ValueConfig) -> bool:
+    """Whether to build it without memory first. For `tiny` that would cost more than it saves: PyTorch then
+    imports some hundred modules, which takes seconds."""
+    return shape.backbone.vocabulary is not None
 
 
 def _save(
     folder: Path, kind: str, model: nn.Module, shape: dict[str, Any], tower: str, station: Station | None,
     prompts: Sequence[str], lineage: Mapping[str, Any],
 ) -> str:  # fmt: skip
-    weights = safetensors.torch.save(_tensors(model))
-    config = {
-        "format": FORMAT,
-        "kind": kind,
-        **shape,
-        "tower": tower,
-        "station": station.to_dict() if station else None,
-        "fingerprint": station.fingerprint if station else None,
-        "prompts": list(prompts),
-        "lineage": dict(lineage),
-    }
-    config = json.loads(json.dumps(config))
-    config["identity"] = _identity(weights, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(fresh / WEIGHTS, weights)
-        _write(fresh / CONFIG, json.dumps(config, indent=1).encode())
+        safetensors.torch.save_file(_tensors(model), fresh / WEIGHTS)
+        digest = weights.digest(fresh / WEIGHTS)
+        files = {WEIGHTS: weights.short(digest)}
+        tokenizer, fast = getattr(model, "tokenizer", None), getattr(model, "fast", None)
+        if isinstance(tokenizer, GemmaTokenizer):
+            tokenizer.save(fresh)
+            files[TOKENIZER] = weights.short(weights.digest(fresh / TOKENIZER))
+        if fast is not None:
+            fast.save(fresh)
+            files[FAST] = weights.short(weights.digest(fresh / FAST))
+        config = {
+            "format": FORMAT,
+            "kind": kind,
+            **shape,
+            "files": files,
+            "tower": tower,
+            "station": station.to_dict() if station else None,
+            "fingerprint": station.fingerprint if station else None,
+            "prompts": list(prompts),
+            "lineage": dict(lineage),
+        }
+        config = json.loads(json.dumps(config))
+        config["identity"] = _identity(digest, config)
+        (fresh / CONFIG).write_bytes(json.dumps(config, indent=1).encode())
+        for name in (*files, CONFIG):
+            _settle(fresh / name)
         fresh.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -161,53 +211,40 @@ def _load(
     folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any]], Model]
 ) -> Model:
     config, checkpoint = read_config(folder), check(folder, kind, station)
+    files: Mapping[str, str] = config.get("files", {})
+    for name in files.keys() - {WEIGHTS}:
+        _compare(folder / name, weights.short(weights.digest(folder / name)), files[name])
     try:
-        weights = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read: {error.strerror}") from error
-    found = _identity(weights, config)
+        model = build(config)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a {kind} checkpoint: {error}") from error
+    digest = weights.fill(model, folder / WEIGHTS)
+    if WEIGHTS in files:
+        _compare(folder / WEIGHTS, weights.short(digest), files[WEIGHTS])
+    found = _identity(digest, config)
     if found != checkpoint.identity:
         raise CheckpointError(f"{folder}: damaged: contents hash to {found}, wanted {checkpoint.identity}")
-    try:
-        tensors = safetensors.torch.load(weights)
-        model = build(config)
-    except (ConfigError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a {kind} checkpoint: {error}") from error
-    _check_shapes(folder, tensors, _tensors(model))
-    model.load_state_dict(tensors)
     return model.eval()
 
 
-def _check_shapes(folder: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{folder}: tensor {name} is missing")
-        if found[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{folder}: tensor {name} is {tuple(found[name].shape)}, wanted {tuple(tensor.shape)}"
-            )
-    if extra := set(found) - set(wanted):
-        raise CheckpointError(f"{folder}: tensor {min(extra)} is not the model's")
+def _compare(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise CheckpointError(f"{path}: damaged: contents hash to {found}, wanted {wanted}")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _identity(weights: bytes, config: Mapping[str, Any]) -> str:
+def _identity(read: Digest, config: Mapping[str, Any]) -> str:
+    """read: the hash of the weights' file, which is left as it is."""
     rest = {key: value for key, value in config.items() if key != "identity"}
-    return _hash(weights, json.dumps(rest, sort_keys=True).encode())
+    digest = read.copy()
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return weights.short(digest)
 
 
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:12]
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
+def _settle(path: Path) -> None:
+    """Have it on the disk."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())

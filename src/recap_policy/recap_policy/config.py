@@ -75,7 +75,7 @@ class BackboneConfig:
     window: int | None = None  # positions that a local layer sees, the token's own among them
     global_every: int = 1
     query_scale: float | None = None  # scores are q·k / √this; None: head_dim
-    vocabulary: int | None = None  # rows of the embedding table; None: the byte vocabulary of tokens.py
+    vocabulary: int | None = None  # rows of Gemma's embedding table; None: the own vocabulary of tokens.py
     recompute: bool = False  # activations in the backward pass, the expert's too: less memory, more time
 
     def __post_init__(self) -> None:
@@ -104,14 +104,16 @@ class ExpertConfig:
 class PrefixConfig:
     """What the backbone reads.
 
-    `state`: "bins" is one text token per joint, as in π0.5 and π0.6; "vector" one projected
+    `state`: "bins" is text, a number from 0 to 255 per joint, as in π0.5 and π0.6; "vector" one projected
     token in all, as in π0. A model that trains in minutes on a CPU cannot afford forty tokens a frame.
+    `action_codes`: largest FAST vocabulary that has ids; 0: a policy without FAST tokens.
     """
 
     cameras: int = 3
     dof: int = 14
     state: Literal["bins", "vector"] = "bins"
-    word_slots: int = 128  # vocabulary kept free for whole words of the prompts and sub-tasks
+    word_slots: int = 128  # own vocabulary: kept free for whole words of the prompts and sub-tasks
+    action_codes: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class VLAConfig:
     `committed`: of the commands that will be carried out before the chunk arrives, at most so many are told
     to the expert, which continues them (training-time RTC, arXiv 2512.05964; 0 to 10 there); 0: none. With
     "steps" they are clean tokens, as in the paper, with "dct" an embedding.
+    `max_text`, `max_subtask`, `max_actions`: tokens of a prompt (state in text, task and metadata), of a
+    sub-task and of FAST at most, cues and ends counted (prompt.py).
     """
 
     name: str
@@ -136,7 +140,9 @@ class VLAConfig:
     horizon: int = 50
     action_basis: Literal["dct", "steps"] = "dct"
     action_tokens: int = 10
-    max_text: int = 48  # tokens of a prompt or of a sub-task at most
+    max_text: int = 50
+    max_subtask: int = 50
+    max_actions: int = 256
     indicator_dropout: float = 0.3
     subtask_weight: float = 0.1
     insulate: bool = False
@@ -168,7 +174,7 @@ class ValueConfig:
     backbone: BackboneConfig
     prefix: PrefixConfig = PrefixConfig()
     bins: int = 201
-    max_text: int = 48
+    max_text: int = 50  # tokens of a prompt at most, as in VLAConfig
     vision: VisionConfig | None = None
 
     def __post_init__(self) -> None:
@@ -194,6 +200,7 @@ _TINY_VISION = VisionConfig(
 )
 
 _TINY_PREFIX = PrefixConfig(state="vector")
+_FAST_CODES = 2048  # FAST+ (physical-intelligence/fast) has so many; what is fitted here has fewer
 
 # Gemma 3's own tower sees 896 × 896 and pools 4 × 4 patches; at 448 × 448, 2 × 2 give the same 256 tokens.
 SIGLIP_SO400M = VisionConfig(
@@ -264,8 +271,10 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         vision=SIGLIP_BASE,
         backbone=GEMMA3_270M,
         expert=ExpertConfig(width=384, mlp=1536),
+        prefix=PrefixConfig(action_codes=_FAST_CODES),
         action_basis="steps",
         action_tokens=50,
+        max_text=200,
         insulate=True,
     ),
     # Width and MLP of the expert are inferred: π0's width with Gemma 3 4B's layers comes to the stated 860M.
@@ -274,10 +283,10 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         vision=SIGLIP_SO400M,
         backbone=GEMMA3_4B,
         expert=ExpertConfig(width=1024, mlp=4096),
-        prefix=PrefixConfig(cameras=4),
+        prefix=PrefixConfig(cameras=4, action_codes=_FAST_CODES),
         action_basis="steps",
         action_tokens=50,
-        max_text=128,
+        max_text=200,
         insulate=True,
     ),
 }
@@ -298,7 +307,7 @@ VALUE_CONFIGS: dict[str, ValueConfig] = {
         vision_tokens=replace(SIGLIP_SO400M, pool=4).tokens,
         backbone=GEMMA3_270M,
         prefix=PrefixConfig(cameras=4),
-        max_text=128,
+        max_text=200,
         vision=replace(SIGLIP_SO400M, pool=4),
     ),
 }

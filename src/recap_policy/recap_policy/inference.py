@@ -1,60 +1,56 @@
 """Inference in a process of its own, so that neither torch nor a long kernel disturbs the 50 Hz loop.
 
-`InferenceProcess` is the near side: it imports no torch and never blocks. The far side is this module run
-as a program: it loads checkpoints or connects to a policy server, decodes the cameras' JPEGs and answers one
-request after the other over a socket pair. It ends when the near side does, however that ends.
+`InferenceProcess` is the near side: it imports no torch and never blocks. The far side is worker.py: it loads
+checkpoints or connects to a policy server, decodes the cameras' JPEGs and answers one request after the
+other. It ends when the near side does, however that ends.
+
+Images and chunks lie in shared memory (shared.py); over the socket pair go messages of a few hundred bytes
+that say where. So the near side never waits for the far side to empty the socket: a socket takes some 200 kB,
+three JPEGs of 448 x 448 may be more (`python benchmarks/inference_process.py`).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recap_policy.chunks import Chunk
-from recap_policy.interface import LAYOUT, PolicyInterface, open_policy
+from recap_policy.chunks import LEAD_STEPS, Chunk
+from recap_policy.device import RuntimeConfig
+from recap_policy.interface import LAYOUT
+from recap_policy.shared import SLOTS, SharedSlots, Span
 from recap_station.contract import ContractError, Station
 
-
-@dataclass(frozen=True)
-class Load:
-    """Bring these checkpoints. policy: a folder or ws://host:port; value: "" for none; layout: a server's."""
-
-    ticket: int
-    policy: str
-    value: str
-    station: Station
-    layout: str = LAYOUT
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True)
-class Infer:
-    """jpegs: camera name → JPEG bytes; state: (dof,) [rad; gripper 0..1]; reset: an attempt begins;
-    committed: (n, dof), see `PolicyInterface.infer`."""
+class WarmUp:
+    """What a policy will be asked for: the slow first passes of it are over before it is called loaded."""
 
-    ticket: int
-    jpegs: Mapping[str, bytes]
-    state: np.ndarray
-    prompt: str
-    beta: float
-    steps: int
-    reset: bool = False
-    committed: np.ndarray | None = None
+    beta: float = 1.0
+    steps: int = 5
+    lead: int = LEAD_STEPS  # committed steps, see `PolicyInterface.infer`
+    prompt: str = "warm up"  # its length is a shape, too
 
 
 @dataclass(frozen=True)
 class Loaded:
+    """policy, value: identities; runtime: where and how they compute; seconds: of the last warm-up pass."""
+
     ticket: int
-    policy: str  # identities
+    policy: str
     value: str
+    runtime: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,49 @@ class Failed:
 Reply = Loaded | Inferred | Failed
 
 
+# What goes over the socket besides `Loaded` and `Failed`.
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """policy: a folder or ws://host:port; value: "" for none; layout: a server's."""
+
+    ticket: int
+    policy: str
+    value: str
+    station: Station
+    layout: str
+    warm_up: WarmUp
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """spans: camera → where its JPEG lies in `slot`; the rest as `PolicyInterface.infer` has it."""
+
+    ticket: int
+    slot: int
+    spans: Mapping[str, Span]
+    state: np.ndarray
+    prompt: str
+    beta: float
+    steps: int
+    reset: bool
+    committed: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class InferredRest:
+    """The chunk's positions lie in `slot`, as `shape`; `chunk` holds the rest."""
+
+    ticket: int
+    slot: int
+    shape: tuple[int, ...]
+    chunk: Chunk
+    policy: str
+    value: str
+    seconds: float
+
+
 class InferenceDied(RuntimeError):
     """The inference process has ended by itself; `start` brings a fresh one, without a checkpoint."""
 
@@ -82,28 +121,33 @@ class InferenceDied(RuntimeError):
 class InferenceProcess:
     """The near side. Requests are answered in order; each answer bears the ticket of its request."""
 
-    def __init__(self, threads: int = 1, nice: int = 5):
-        self._threads, self._nice = threads, nice
+    def __init__(self, threads: int = 1, nice: int = 5, runtime: RuntimeConfig | None = None):
+        self._threads, self._nice, self._runtime = threads, nice, runtime or RuntimeConfig()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._shared: SharedSlots | None = None
         self._ticket = 0
-        self._pending = 0
+        self._pending: dict[int, int | None] = {}  # ticket → its slot
 
     def start(self) -> None:
-        """Start a fresh process; an older one is ended."""
+        """Start a fresh process with fresh memory; an older one is ended."""
         self.stop()
         near, far = socket.socketpair()
+        self._shared = SharedSlots()
         with far:
-            command = [sys.executable, "-m", "recap_policy.inference", str(far.fileno())]
+            runtime = self._runtime
+            command = [sys.executable, "-m", "recap_policy.worker", str(far.fileno())]
+            command += [str(self._shared.descriptor), str(self._threads), str(self._nice)]
+            command += [runtime.device, runtime.dtype, runtime.compile, runtime.cuda_graphs]
             environment = {
                 **os.environ,
                 "OMP_NUM_THREADS": str(self._threads),
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             }
-            arguments = [str(self._threads), str(self._nice)]
-            self._process = subprocess.Popen(command + arguments, pass_fds=[far.fileno()], env=environment)
+            passed = [far.fileno(), self._shared.descriptor]
+            self._process = subprocess.Popen(command, pass_fds=passed, env=environment)
         self._connection = Connection(near.detach())
-        self._pending = 0
+        self._pending = {}
 
     @property
     def running(self) -> bool:
@@ -112,19 +156,32 @@ class InferenceProcess:
     @property
     def busy(self) -> bool:
         """Whether a request is unanswered."""
-        return self._pending > 0
+        return bool(self._pending)
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def load(self, policy: str, value: str, station: Station, layout: str = LAYOUT) -> int:
-        """Ask for checkpoints → ticket. Raises InferenceDied."""
-        return self._send(Load(0, policy, value, station, layout))
+    def load(
+        self,
+        policy: str,
+        value: str,
+        station: Station,
+        layout: str = LAYOUT,
+        warm_up: WarmUp | None = None,
+    ) -> int:
+        """Ask for checkpoints → ticket. `Loaded` answers once they have inferred as `warm_up` says.
+
+        policy: a folder or ws://host:port; value: "" for none; layout: a server's. Raises InferenceDied.
+        """
+        self._ticket += 1
+        return self._send(
+            LoadRequest(self._ticket, policy, value, station, layout, warm_up or WarmUp()), slot=None
+        )
 
     def infer(
         self,
-        jpegs: Mapping[str, bytes],
+        jpegs: Mapping[str, Buffer],
         state: np.ndarray,
         prompt: str,
         beta: float = 1.0,
@@ -132,27 +189,47 @@ class InferenceProcess:
         reset: bool = False,
         committed: np.ndarray | None = None,
     ) -> int:
-        """Ask for a chunk → ticket. Raises InferenceDied."""
-        return self._send(Infer(0, jpegs, state, prompt, beta, steps, reset, committed))
+        """Ask for a chunk → ticket. jpegs: camera name → JPEG; state: (dof,) [rad; gripper 0..1]; reset: an
+        attempt begins; the rest as `PolicyInterface.infer`.
+
+        Raises InferenceDied, and ContractError where images are too large or requests too many.
+        """
+        if self._shared is None:
+            raise InferenceDied("no inference process")
+        free = set(range(SLOTS)) - set(self._pending.values())
+        if not free:
+            raise ContractError(f"{len(self._pending)} requests are unanswered, wanted at most {SLOTS}")
+        slot = min(free)
+        spans = dict(zip(jpegs, self._shared.write(slot, jpegs.values()), strict=True))
+        self._ticket += 1
+        request = InferRequest(self._ticket, slot, spans, state, prompt, beta, steps, reset, committed)
+        return self._send(request, slot)
 
     def poll(self, timeout_s: float = 0.0) -> Reply | None:
         """The next answer, if it is there within `timeout_s`. Raises InferenceDied."""
-        if self._connection is None:
+        if self._connection is None or self._shared is None:
             return None
         try:
             if not self._connection.poll(timeout_s):
                 return None
-            reply: Reply = self._connection.recv()
+            reply: Loaded | Failed | InferredRest = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
-        self._pending -= 1
-        return reply
+        self._pending.pop(reply.ticket, None)
+        if not isinstance(reply, InferredRest):
+            return reply
+        chunk = replace(reply.chunk, positions=self._shared.read_array(reply.slot, reply.shape))
+        return Inferred(reply.ticket, chunk, reply.policy, reply.value, reply.seconds)
 
     def stop(self, patience_s: float = 0.5) -> None:
         """End the process; it is killed where it does not end by itself in time."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+        self._pending = {}
         if self._process is not None:
             try:
                 self._process.wait(patience_s)
@@ -161,16 +238,15 @@ class InferenceProcess:
                 self._process.wait()
             self._process = None
 
-    def _send(self, request: Load | Infer) -> int:
+    def _send(self, request: LoadRequest | InferRequest, slot: int | None) -> int:
         if self._connection is None:
             raise InferenceDied("no inference process")
-        self._ticket += 1
         try:
-            self._connection.send(replace(request, ticket=self._ticket))
+            self._connection.send(request)
         except OSError as error:
             raise self._died() from error
-        self._pending += 1
-        return self._ticket
+        self._pending[request.ticket] = slot
+        return request.ticket
 
     def _died(self) -> InferenceDied:
         process = self._process
@@ -178,68 +254,3 @@ class InferenceProcess:
         return InferenceDied(
             f"the inference process ended with code {process.returncode if process else None}"
         )
-
-
-def main(descriptor: int, threads: int, nice: int) -> None:
-    """The far side: answer requests until the near side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the near side ends this one
-    connection = Connection(descriptor)
-    policy: PolicyInterface | None = None
-    while True:
-        try:
-            request = connection.recv()
-        except (EOFError, OSError):
-            return
-        reply: Reply
-        try:
-            if isinstance(request, Load):
-                policy = _load(request, threads)
-                os.nice(nice)  # after the start, which somebody waits for
-                nice = 0
-                reply = Loaded(request.ticket, policy.identity, policy.value_identity)
-            else:
-                reply = _infer(policy, request)
-        except ValueError as error:  # all typed errors of the project are: they name what was wrong
-            reply = Failed(request.ticket, str(error).replace("\n", " "))
-        try:
-            connection.send(reply)
-        except OSError:
-            return
-
-
-def _load(request: Load, threads: int) -> PolicyInterface:
-    policy = open_policy(request.policy, request.station, request.value, threads, request.layout)
-    sizes = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in request.station.cameras}
-    for _ in range(3):  # the first passes are slow: buffers and kernels are chosen then
-        policy.infer(sizes, request.station.home, "warm up")
-    return policy
-
-
-def _infer(policy: PolicyInterface | None, request: Infer) -> Inferred:
-    if policy is None:
-        raise ContractError("no policy is loaded")
-    started = time.monotonic()
-    if request.reset:
-        policy.reset()
-    images = {camera: _decode(camera, jpeg) for camera, jpeg in request.jpegs.items()}
-    chunk = policy.infer(
-        images, request.state, request.prompt, request.beta, request.steps, committed=request.committed
-    )
-    seconds = time.monotonic() - started
-    return Inferred(request.ticket, chunk, policy.identity, policy.value_identity, seconds)
-
-
-def _decode(camera: str, jpeg: bytes) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-    if image is None:
-        raise ContractError(f"image of {camera}: {len(jpeg)} bytes that are no JPEG")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-if __name__ == "__main__":
-    # Imported by its name, so that what travels has the same class on both sides.
-    from recap_policy.inference import main as serve
-
-    serve(*map(int, sys.argv[1:4]))

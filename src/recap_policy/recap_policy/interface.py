@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from recap_policy.chunks import Chunk
+from recap_policy.device import RuntimeConfig
 from recap_station.contract import ContractError, Station
 
 REMOTE_SCHEMES = ("ws://", "wss://")
@@ -70,17 +71,23 @@ def check_place(place: str, value: str) -> None:
 
 
 def open_policy(
-    place: str, station: Station, value: str = "", threads: int | None = None, layout: str = LAYOUT
+    place: str,
+    station: Station,
+    value: str = "",
+    threads: int | None = None,
+    layout: str = LAYOUT,
+    runtime: RuntimeConfig | None = None,
 ) -> PolicyInterface:
     """A policy from a checkpoint's folder, or from the server at ws://host:port.
 
-    value: folder of a value function, "" for none; layout: the server's names, see `recap_policy.layout`.
+    value: folder of a value function, "" for none; layout: the server's names, see `recap_policy.layout`;
+    runtime: where and how a checkpoint computes, None: "auto" (a server has settings of its own).
     Raises CheckpointError, RemoteError or ContractError.
     """
     if not is_remote(place):
         from recap_policy.runtime import Policy
 
-        return Policy.load(place, value or None, station, threads=threads)
+        return Policy.load(place, value or None, station, threads=threads, runtime=runtime)
     check_place(place, value)
     from recap_policy.layout import load_layout
 

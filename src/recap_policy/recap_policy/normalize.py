@@ -1,4 +1,4 @@
-"""State bins and action coefficients: what the network sees instead of radians, and the way back.
+"""Scaled states and action coefficients: what the network sees instead of radians, and the way back.
 
 Both are modules, so that their statistics travel in the checkpoint's tensors.
 """
@@ -11,11 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recap_policy.tokens import STATE_BINS
-
 
 class StateNormalizer(nn.Module):
-    """Each joint's 1 % .. 99 % range → [-1, 1], clipped a little outside, → 256 bins."""
+    """Each joint's 1 % .. 99 % range → [-1, 1], clipped a little outside."""
 
     low: Tensor
     high: Tensor
@@ -37,13 +35,6 @@ class StateNormalizer(nn.Module):
     def scaled(self, state: Tensor) -> Tensor:
         """(…, dof) → (…, dof): the data's range to [-1, 1], held within a little more."""
         return ((state - self.low) / (self.high - self.low) * 2.0 - 1.0).clamp(-1.2, 1.2)
-
-    def bins(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """(…, dof) → lower of the two nearest bins int64 and the fraction of the way to the next, 0 .. 1."""
-        place = (self.scaled(state) + 1.0) / 2.0 * STATE_BINS - 0.5
-        place = place.clamp(0, STATE_BINS - 1)
-        lower = place.floor().clamp(max=STATE_BINS - 2)
-        return lower.long(), place - lower
 
 
 class ActionCodec(nn.Module):
@@ -122,12 +113,27 @@ class ActionCodec(nn.Module):
         told = torch.cat([near, torch.ones_like(near[..., :1])], -1)
         return torch.where(counts[..., None], told, 0.0).flatten(1)
 
+    @property
+    def importance(self) -> Tensor:
+        """(tokens, dof) of mean 1: weight of each coefficient's error in the loss.
+
+        By how far the coefficient moves the joint, next to that joint's largest: nearly all of a chunk's
+        shape lies in the lowest frequencies, and the highest hold little but noise, which unit variance
+        would make as important. No less than a tenth.
+        """
+        weight = (self.deviation / self.deviation.amax(0)).clamp_min(0.1)
+        return weight / weight.mean()
+
     def clamp(self, coefficients: Tensor) -> Tensor:
         """Coefficients held within what the data showed: a strong guidance must not leave the support."""
         return torch.minimum(torch.maximum(coefficients, self.lowest), self.highest)
 
+    def moved(self, chunks: Tensor, states: Tensor) -> Tensor:
+        """(B, horizon, dof) absolute → arm joints relative to the states (B, dof), grippers as they are."""
+        return chunks - (states * self.relative)[:, None]
+
     def _coefficients(self, chunks: Tensor, states: Tensor) -> Tensor:
-        return self.basis @ (chunks - (states * self.relative)[:, None])
+        return self.basis @ self.moved(chunks, states)
 
 
 def dct_matrix(n: int) -> Tensor:

@@ -1,76 +1,182 @@
-"""From image tokens, state and text to what the backbone reads; shared by policy and value function."""
+"""From images, state and text to what the backbone reads; shared by policy and value function.
+
+The order of the text is prompt.py's. In front of it stand the image tokens and, where the configuration has
+state as a vector, its token.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recap_policy.attention import RMSNorm, linear
-from recap_policy.backbone import TokenTable, unfilled
+from recap_policy.backbone import TokenTable, prefix_mask, token_positions, unfilled
 from recap_policy.config import BackboneConfig, PrefixConfig
 from recap_policy.normalize import StateNormalizer
-from recap_policy.tokens import FIRST_STATE_BIN, PAD, STATE, STATE_BINS, Tokenizer, vocabulary_size
+from recap_policy.prompt import Kind, Layout, Row, Table, state_bins
+from recap_policy.text import GemmaTokenizer, TextError, TextTokenizer, TinyTokenizer
+from recap_policy.tokens import vocabulary_size
 
 _OCTAVES = (0.5, 1.0, 2.0, 4.0)  # periods of a state vector's Fourier features, per half range
 
-Text = Sequence[str] | Tensor  # texts, or their ids (B, N) int64 padded with PAD (see Tokenizer.table)
+Metadata = Sequence[str | None] | None  # one an example, each of which may have none
+
+
+class InputError(ValueError):
+    """Tensors that the model cannot take. One line: value found, value wanted, place."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A batch as the backbone reads it: L tokens, images first. Masks are `prompt.Table`'s, (B, L) bool."""
+
+    x: Tensor  # (B, L, width) embeddings
+    ids: Tensor  # (B, L) int64, the pad's where there is no text
+    kinds: Tensor  # (B, L) uint8, see prompt.Kind
+    valid: Tensor
+    learnt: Tensor
+    seen: Tensor  # by the expert
+    indicator: Tensor
+    images: int  # how many of the L
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, L, L) who sees whom."""
+        return prefix_mask(self.valid, self.images)
+
+    @property
+    def positions(self) -> Tensor:
+        return token_positions(self.valid)
+
+    @property
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of all learnt tokens, (n,) each."""
+        row, column = self.learnt.nonzero(as_tuple=True)
+        return row, column
+
+    @property
+    def last(self) -> Tensor:
+        """(B,) column of each row's last token that is no padding."""
+        columns = torch.arange(self.valid.shape[1], device=self.valid.device)
+        return (columns * self.valid).argmax(1)
 
 
 class PrefixEmbedding(nn.Module):
-    """Embeddings of `images`, `state` and `text`, all (B, tokens, width)."""
+    """Embeddings of `images`, `state` and `text`, all (B, tokens, width); `forward` puts them together."""
 
     def __init__(
         self, config: PrefixConfig, backbone: BackboneConfig, vision_width: int, vision_tokens: int,
-        blank: bool = False,
+        layout: Layout | None, blank: bool = False,
     ) -> None:  # fmt: skip
-        """blank: leave the table without memory, to be loaded (pretrained.py)."""
+        """layout: None for a model that is only built or loaded. blank: leave the table without memory
+        (pretrained.py)."""
         super().__init__()
         dof, width = config.dof, backbone.width
-        self.config, self.width = config, width
+        self.config, self.width, self._layout = config, width, layout
         self.normalizer = StateNormalizer(dof)
+        rows = backbone.vocabulary or vocabulary_size(config.word_slots, config.action_codes)
+        if layout is not None and layout.tokenizer.size > rows:
+            raise TextError(f"tokenizer of {layout.tokenizer.size} ids, wanted at most the table's {rows}")
         with unfilled(blank):
-            self.table = TokenTable(backbone.vocabulary or vocabulary_size(config.word_slots), width)
-        if not blank:
-            with torch.no_grad():
-                # Neighbouring bins start out alike: the order of the numbers is known before training.
-                self.table.weight[FIRST_STATE_BIN : FIRST_STATE_BIN + STATE_BINS] = _smooth(STATE_BINS, width)
-        if config.state == "bins":
-            self.joints = nn.Parameter(torch.randn(dof, width))
-        else:
+            self.table = TokenTable(rows, width)
+        if config.state == "vector":
             self.state_projection = linear(dof * (1 + 2 * len(_OCTAVES)), width)
         self.image_norm = RMSNorm(vision_width)
         self.image_projection = linear(vision_width, width)
+        self.image_shape = (config.cameras, vision_tokens, vision_width)
         self.image_count = config.cameras * vision_tokens
-        self.state_count = 1 + dof if config.state == "bins" else 1
+        self.state_count = int(config.state == "vector")
         # A pre-trained projection knows no cameras: there it starts from nothing.
         places = (config.cameras, vision_tokens, width)
         self.camera = nn.Parameter(torch.zeros(places) if blank else torch.randn(places) * 0.5)
 
+    @property
+    def layout(self) -> Layout:
+        """Raises TextError where the model was built without a tokenizer."""
+        if self._layout is None:
+            raise TextError("the model has no tokenizer, wanted Gemma's: GemmaTokenizer(tokenizer.json)")
+        return self._layout
+
+    def prompts(self, prompt: Sequence[str], state: Tensor, metadata: Metadata = None) -> list[Row]:
+        """What each example begins with. state: (B, dof), see `state`.
+
+        Raises InputError where counts differ or a state is no number, and PromptError (prompt.py) on an empty
+        text and one that is too long.
+        """
+        self._check_state(state)
+        about = [None] * len(prompt) if metadata is None else metadata
+        if not len(prompt) == len(about) == len(state):
+            raise InputError(
+                f"{len(prompt)} prompts and {len(about)} metadata, wanted one for each of {len(state)} states"
+            )
+        if self.config.state == "vector":
+            return [self.layout.prompt(text, None, of) for text, of in zip(prompt, about, strict=True)]
+        bins = state_bins(self.normalizer.scaled(state.float()).cpu().numpy())
+        return [self.layout.prompt(*row) for row in zip(prompt, bins, about, strict=True)]
+
+    def forward(self, features: Tensor, state: Tensor, rows: Sequence[Row]) -> Prefix:
+        """features: (B, cameras, tokens, vision width); state: (B, dof); rows: B of text, state among it.
+
+        Raises InputError on features that are not the cameras' and where the batch sizes differ.
+        """
+        if not len(rows) == len(features) == len(state):
+            raise InputError(
+                f"features of {len(features)} examples, states of {len(state)} and texts of {len(rows)}, "
+                "wanted as many of each"
+            )
+        text, device = self.layout.table(rows), state.device
+        ids = torch.from_numpy(text.ids).to(device)
+        parts = [self.images(features), self.text(ids)]
+        kinds = [*[Kind.IMAGE] * self.image_count, *[Kind.STATE] * self.state_count]
+        if self.state_count:
+            parts.insert(1, self.state(state))
+        front = np.broadcast_to(np.array(kinds, np.uint8), (len(rows), len(kinds)))
+        nothing = np.full(front.shape, text.pad, np.int64)
+        table = Table(
+            np.concatenate([nothing, text.ids], 1), np.concatenate([front, text.kinds], 1), text.pad
+        )
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return Prefix(
+            x=torch.cat(parts, 1),
+            ids=tensor(table.ids),
+            kinds=tensor(table.kinds),
+            valid=tensor(table.valid),
+            learnt=tensor(table.learnt),
+            seen=tensor(table.seen_by_expert),
+            indicator=tensor(table.indicator),
+            images=self.image_count,
+        )
+
     def images(self, features: Tensor) -> Tensor:
         """(B, cameras, tokens, vision_width) → (B, image_count, width)"""
-        if features.shape[1] != self.config.cameras:
-            raise ValueError(f"features of {features.shape[1]} cameras, wanted {self.config.cameras}")
+        cameras, tokens, width = self.image_shape
+        if features.ndim != 4 or features.shape[1] != cameras:
+            found = features.shape[1] if features.ndim > 1 else 0
+            raise InputError(f"features of {found} cameras, wanted {cameras}")
+        if features.shape[2:] != (tokens, width):
+            raise InputError(
+                f"features of {features.shape[2]} tokens of width {features.shape[3]}, "
+                f"wanted {tokens} of {width}"
+            )
         projected = self.image_projection(self.image_norm(features.type_as(self.camera)))
         return (projected + self.camera).flatten(1, 2)
 
     def state(self, state: Tensor) -> Tensor:
-        """(B, dof) [rad; gripper 0..1] → (B, state_count, width).
-
-        As bins: the word "State: " and one token per joint; between two bins' centres the embedding is
-        interpolated, so that nothing finer than a bin is lost. As a vector: one token.
-        """
-        if self.config.state == "vector":
-            place = self.normalizer.scaled(state)
-            angle = place[..., None] * (math.pi * torch.tensor(_OCTAVES, device=state.device))
-            features = torch.cat([place[..., None], angle.sin(), angle.cos()], -1)
-            return self.state_projection(features.flatten(1).type_as(self.camera))[:, None]
-        lower, fraction = self.normalizer.bins(state)
-        below, above = self.text(FIRST_STATE_BIN + lower), self.text(FIRST_STATE_BIN + 1 + lower)
-        values = torch.lerp(below, above, fraction[..., None].type_as(below)) + self.joints
-        return torch.cat([self.text(lower.new_full((len(state), 1), STATE)), values], 1)
+        """(B, dof) [rad; gripper 0..1] → (B, 1, width), for state as a vector."""
+        place = self.normalizer.scaled(state)
+        angle = place[..., None] * (math.pi * torch.tensor(_OCTAVES, device=state.device))
+        features = torch.cat([place[..., None], angle.sin(), angle.cos()], -1)
+        return self.state_projection(features.flatten(1).type_as(self.camera))[:, None]
 
     def text(self, ids: Tensor) -> Tensor:
         return self.table(ids)
@@ -79,18 +185,57 @@ class PrefixEmbedding(nn.Module):
         """Embeddings and output weights are tied, as in Gemma."""
         return self.table.logits(hidden)
 
+    def _check_state(self, state: Tensor) -> None:
+        if state.ndim != 2 or state.shape[1] != self.config.dof:
+            raise InputError(f"state is {tuple(state.shape)}, wanted (examples, {self.config.dof})")
+        if not bool(state.isfinite().all()):
+            row, joint = (~state.isfinite()).nonzero()[0].tolist()
+            raise InputError(f"state[{row}, {joint}] is {float(state[row, joint])}, wanted a number")
 
-def text_ids(text: Text, tokenizer: Tokenizer, limit: int) -> Tensor:
-    """Texts or ready ids → (B, N) ids, without the columns that are padding in every row."""
-    if isinstance(text, Tensor):
-        used = int((text != PAD).sum(1).max()) if text.numel() else 0
-        return text[:, :used]
-    return tokenizer.table(text, limit)
+
+def span(mask: Tensor) -> tuple[int, int]:
+    """(B, L) bool → the first column where any row has True, and the one behind the last."""
+    columns = mask.any(0).nonzero()
+    return int(columns[0]), int(columns[-1]) + 1
 
 
-def _smooth(count: int, width: int) -> Tensor:
-    """(count, width): Fourier features of `count` places on [-1, 1], at most 16 periods across."""
-    place = (torch.arange(count) + 0.5) / count * 2 - 1
-    frequency = 0.25 * 64 ** torch.linspace(0, 1, width // 2)
-    angle = math.pi * place[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], 1) * (2 / width) ** 0.5
+def own_tokenizer(
+    tokenizer: TextTokenizer | None, backbone: BackboneConfig, prefix: PrefixConfig
+) -> TextTokenizer | None:
+    """The tokenizer given, or the one without words where the vocabulary is the own one.
+
+    Raises TextError where the ids would mean something else in the table: Gemma's table wants Gemma's
+    tokenizer, which cannot be made up, hence None.
+    """
+    own = backbone.vocabulary is None
+    if tokenizer is None:
+        return TinyTokenizer((), prefix.word_slots, prefix.action_codes) if own else None
+    if isinstance(tokenizer, TinyTokenizer) != own:
+        wanted = "TinyTokenizer" if own else "GemmaTokenizer"
+        raise TextError(f"tokenizer is a {type(tokenizer).__name__}, wanted the table's: a {wanted}")
+    return tokenizer
+
+
+def make_tokenizer(
+    backbone: BackboneConfig, prefix: PrefixConfig, texts: Iterable[str], file: str | None = None
+) -> TextTokenizer:
+    """For a fresh model: the own vocabulary with the words of `texts`, or Gemma's, of a tokenizer.json.
+
+    Raises TokenizerError where the table is Gemma's and there is no such file.
+    """
+    if backbone.vocabulary is None:
+        return TinyTokenizer.fit(texts, prefix.word_slots, prefix.action_codes)
+    if file is None:
+        raise TextError("no tokenizer given, wanted Gemma's: the path of its tokenizer.json")
+    return GemmaTokenizer(file, prefix.action_codes)
+
+
+def check_images(images: Tensor, cameras: int, size: int) -> None:
+    """Raises InputError unless images are (B, cameras, size, size, 3) uint8."""
+    if images.ndim != 5 or images.shape[1] != cameras:
+        found = images.shape[1] if images.ndim > 1 else 0
+        raise InputError(f"images {tuple(images.shape)} of {found} cameras, wanted {cameras}")
+    if images.shape[2:] != (size, size, 3) or images.dtype != torch.uint8:
+        raise InputError(
+            f"images of {tuple(images.shape[2:])} {images.dtype}, wanted {(size, size, 3)} torch.uint8"
+        )

@@ -1,11 +1,13 @@
 """The prompt of one example as token ids, each with what kind of token it is.
 
     images | State: b1 … bD ↵ Task: … ↵ [Metadata: … ↵] [Subtask: … ↵] [Advantage: positive ↵]
-           [Action: FAST end]
+           [Action: FAST end]                                         the policy's
+    images | State: … Task: … ↵ [Metadata: … ↵] Value:                the value function's
 
 π*0.6's order (arXiv 2511.14759): the indicator stands behind the sub-task, so that it touches the likelihood
 of actions alone. State comes first, in 256 bins, where openpi's π0.5 has it behind the task (a choice: the
-paper gives no order; this is also `tiny`'s). Images are the model's own and have no ids here.
+paper gives no order; this is also `tiny`'s, whose state is a vector without ids: prefix.py). Images are the
+model's own and have no ids here.
 
 Loss is borne by the sub-task, with the newline that ends it, and by the FAST tokens, with the end; never by
 prompt, state or indicator. The action expert sees everything but the action line.
@@ -18,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -52,10 +54,14 @@ class Kind(IntEnum):
     ADVANTAGE = 7
     ACTION_CUE = 8
     ACTION = 9
+    VALUE_CUE = 10
+    IMAGE = 11
 
 
 LEARNT = (Kind.SUBTASK, Kind.ACTION)
 HIDDEN_FROM_EXPERT = (Kind.PAD, Kind.ACTION_CUE, Kind.ACTION)
+_LEARNT, _HIDDEN = (np.isin(list(Kind), kinds) for kinds in (LEARNT, HIDDEN_FROM_EXPERT))
+_KEPT = 4096  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +97,15 @@ class Table:
     @property
     def learnt(self) -> NDArray[np.bool_]:
         """Tokens that bear loss as targets, each predicted from what stands before it."""
-        return np.isin(self.kinds, LEARNT)
+        return _LEARNT[self.kinds]
 
     @property
     def seen_by_expert(self) -> NDArray[np.bool_]:
-        return ~np.isin(self.kinds, HIDDEN_FROM_EXPERT)
+        return ~_HIDDEN[self.kinds]
 
-    def without_indicator(self, rows: ArrayLike) -> Table:
-        """The indicator of rows (B,) bool turned into padding where it stands: dropout, or guidance's branch
-        without condition. Positions are to be counted over `valid`."""
-        gone = np.asarray(rows, bool)[:, None] & (self.kinds == Kind.ADVANTAGE)
-        ids, kinds = np.where(gone, self.pad, self.ids), np.where(gone, np.uint8(Kind.PAD), self.kinds)
-        return Table(ids, kinds, self.pad)
+    @property
+    def indicator(self) -> NDArray[np.bool_]:
+        return self.kinds == Kind.ADVANTAGE
 
 
 @dataclass(frozen=True)
@@ -117,17 +120,24 @@ class Layout:
     prompt_limit: int = 200
     subtask_limit: int = 48
     action_limit: int = 256
+    _rows: dict[tuple[str | None, ...], Row] = field(default_factory=dict, repr=False, compare=False)
 
-    def prompt(self, task: str, bins: ArrayLike, metadata: str | None = None) -> Row:
-        """What every example begins with. bins: (D,) integers, see `state_bins`.
+    def prompt(self, task: str, bins: ArrayLike | None = None, metadata: str | None = None) -> Row:
+        """What every example begins with. bins: (D,) integers, see `state_bins`; None: state is no text.
 
         Raises PromptError on an empty text, on a bin outside 0 .. 255, and where the prompt is too long even
         without metadata: the task is never cut.
         """
+        if bins is None:
+            return self._kept("prompt", task, metadata, write=lambda: self._prompt((), task, metadata))
+        state = self.tokenizer.cue(Cue.STATE) + self.tokenizer.state(_bins(bins))
+        return self._prompt(state, task, metadata)
+
+    def _prompt(self, state: Sequence[int], task: str, metadata: str | None) -> Row:
         tokenizer = self.tokenizer
         row = (
             Row.of(Kind.BEGIN, tokenizer.begin)
-            + Row.of(Kind.STATE, tokenizer.cue(Cue.STATE) + tokenizer.state(_bins(bins)))
+            + Row.of(Kind.STATE, state)
             + Row.of(Kind.TASK, tokenizer.cue(Cue.TASK) + tokenizer.line(_text(task, "task")))
         )
         if len(row) > self.prompt_limit:
@@ -152,13 +162,25 @@ class Layout:
 
     def subtask(self, text: str) -> Row:
         """A known sub-task. Raises PromptError where it is empty or too long: a target is never cut."""
-        ids = self.tokenizer.line(_text(text, "sub-task"))
-        row = self.subtask_cue + Row.of(Kind.SUBTASK, ids)
+        return self._kept("subtask", text, write=lambda: self._subtask(text))
+
+    def _subtask(self, text: str) -> Row:
+        row = self.subtask_cue + Row.of(Kind.SUBTASK, self.tokenizer.line(_text(text, "sub-task")))
         if len(row) > self.subtask_limit:
             raise PromptError(
                 f"sub-task of {len(row)} tokens, wanted at most {self.subtask_limit}: {text[:60]!r}"
             )
         return row
+
+    @property
+    def no_subtask(self) -> Row:
+        """Where nobody knows the sub-task: an empty line, so that a model learns to write one."""
+        return self.subtask_cue + Row.of(Kind.SUBTASK, self.tokenizer.line(""))
+
+    def guess(self, text: str) -> Row | None:
+        """A sub-task as a model may have written it, be it empty; None where none is so long."""
+        row = self.subtask_cue + Row.of(Kind.SUBTASK, self.tokenizer.line(text))
+        return row if len(row) <= self.subtask_limit else None
 
     def advantage(self, indicator: str) -> Row:
         """indicator: "positive", "negative" or "" (no tokens). Raises PromptError on another."""
@@ -168,6 +190,11 @@ class Layout:
             return Row.of(Kind.ADVANTAGE, ())
         word = self.tokenizer.indicator(indicator == "positive")
         return Row.of(Kind.ADVANTAGE, self.tokenizer.cue(Cue.ADVANTAGE) + word)
+
+    @property
+    def value_cue(self) -> Row:
+        """The value is read from its last token: never padding, whatever stands before it."""
+        return Row.of(Kind.VALUE_CUE, self.tokenizer.cue(Cue.VALUE))
 
     @property
     def action_cue(self) -> Row:
@@ -200,6 +227,15 @@ class Layout:
         for index, row in enumerate(rows):
             ids[index, : len(row)], kinds[index, : len(row)] = row.ids, row.kinds
         return Table(ids, kinds, self.tokenizer.pad)
+
+    def _kept(self, *key: str | None, write: Callable[[], Row]) -> Row:
+        """A row that was written before, since batches repeat a few texts."""
+        row = self._rows.get(key)
+        if row is None:
+            if len(self._rows) >= _KEPT:
+                self._rows.clear()
+            row = self._rows[key] = write()
+        return row
 
 
 def state_bins(scaled: ArrayLike) -> NDArray[np.int64]:
@@ -266,8 +302,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", help="a local tokenizer.json of Gemma's kind (default: tiny's own)")
     arguments = parser.parse_args(words)
     try:
-        tokenizer = GemmaTokenizer(arguments.tokenizer) if arguments.tokenizer else TinyTokenizer()
-        print(_describe(*_example(tokenizer)))
+        file = arguments.tokenizer
+        print(_describe(*_example(GemmaTokenizer(file) if file else TinyTokenizer(action_codes=1024))))
     except TokenizerError as error:
         raise SystemExit(str(error)) from error
 

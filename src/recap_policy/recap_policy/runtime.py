@@ -10,6 +10,7 @@ import torch
 
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Chunk
+from recap_policy.device import RuntimeConfig, prepare, resolve
 from recap_policy.interface import ObservationError, check_observations
 from recap_policy.sampling import SubtaskMemory
 from recap_policy.value import ValueModel
@@ -28,9 +29,11 @@ class Policy:
         value: ValueModel | None = None,
         value_checkpoint: Checkpoint | None = None,
         seed: int = 0,
+        runtime: RuntimeConfig | None = None,
         subtasks: SubtaskMemory | None = None,
     ):
-        """subtasks: how often the sub-task is predicted; None: for every chunk."""
+        """runtime: where and how it computes, None: "auto"; the models are moved there, in place. subtasks:
+        how often the sub-task is predicted; None: for every chunk."""
         self.model, self.checkpoint, self.station = model.eval(), checkpoint, station
         self.value_model, self.value_checkpoint = value, value_checkpoint
         self._generator = torch.Generator().manual_seed(seed)
@@ -42,6 +45,8 @@ class Policy:
                     f"camera {camera.name} gives {camera.width}x{camera.height}, "
                     f"the model wants {size}x{size}"
                 )
+        self.placement = resolve(runtime or RuntimeConfig())
+        prepare(model, value, self.placement)
 
     @staticmethod
     def load(
@@ -50,20 +55,23 @@ class Policy:
         station: Station | None = None,
         threads: int | None = None,
         seed: int = 0,
+        runtime: RuntimeConfig | None = None,
     ) -> Policy:
         """Read checkpoints. station: checked against theirs when given. threads: of torch, process-wide.
+        runtime: where and how it computes, None: "auto".
 
-        Raises CheckpointError.
+        Raises CheckpointError, and ContractError on a runtime that this machine does not have.
         """
+        resolve(runtime or RuntimeConfig())  # before gigabytes are read
         if threads is not None:
             torch.set_num_threads(threads)
         model, checkpoint = load_policy(folder, station), read(folder)
         robot = station or checkpoint.station
         assert robot is not None  # a policy's checkpoint always names its robot
         if value is None:
-            return Policy(model, checkpoint, robot, seed=seed)
+            return Policy(model, checkpoint, robot, seed=seed, runtime=runtime)
         critic = load_value(value, robot, checkpoint.tower)
-        return Policy(model, checkpoint, robot, critic, read(value), seed)
+        return Policy(model, checkpoint, robot, critic, read(value), seed, runtime)
 
     @property
     def identity(self) -> str:
@@ -114,11 +122,12 @@ class Policy:
             raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
         names = self.station.camera_names
         pixels = torch.from_numpy(np.stack([np.stack([views[name] for name in names]) for views in images]))
-        features = self.model.encode_images(pixels)
-        state = torch.from_numpy(states).float()
+        device = self.placement.device
+        features = self.model.encode_images(pixels.to(device))
+        state = torch.from_numpy(states).float().to(device)
         ahead = None
         if committed is not None:
-            ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float()
+            ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float().to(device)
         subtask, guess = self._subtasks.recall(prompts)
         sample = self.model.sample(
             features,
@@ -136,7 +145,7 @@ class Policy:
         values = None
         if self.value_model is not None:
             values = self.value_model.value(features, state, prompts).tolist()
-        positions = np.clip(sample.actions.double().numpy(), self.station.lower, self.station.upper)
+        positions = np.clip(sample.actions.double().cpu().numpy(), self.station.lower, self.station.upper)
         return [
             Chunk(positions[row], sample.subtask[row], indicator, values[row] if values else None)
             for row in range(len(images))

@@ -19,24 +19,12 @@ from torch import Tensor
 from recap_policy.attention import KeyValue
 from recap_policy.backbone import prefix_mask, token_positions
 from recap_policy.expert import Commitment
-from recap_policy.prefix import Text
+from recap_policy.prefix import InputError, Metadata, span
+from recap_policy.prompt import Row
 from recap_policy.rtc import Inpainting, Pull, pull_weight
-from recap_policy.tokens import (
-    FIRST_BYTE,
-    FIRST_STATE_BIN,
-    FIRST_WORD,
-    INDICATORS,
-    NEWLINE,
-    PAD,
-    SUBTASK,
-    advantage_ids,
-    wrap,
-)
 
 if TYPE_CHECKING:
     from recap_policy.vla import VLA
-
-_INDICATOR_TOKENS = 2  # see advantage_ids
 
 
 @dataclass(frozen=True)
@@ -49,17 +37,18 @@ class Sample:
 
 @dataclass
 class Context:
-    """The prefix as far as it has been read: keys and values of every layer, and which of them are tokens."""
+    """The prefix as far as it has been read: keys and values of every layer, and what they are of."""
 
     cache: list[KeyValue]
-    valid: Tensor  # (B, S) bool
+    valid: Tensor  # (B, S) bool: no padding
+    indicator: Tensor  # (B, S) bool
 
 
 def sample(
     model: VLA,
     image_features: Tensor,
     state: Tensor,
-    prompt: Text,
+    prompt: Sequence[str],
     indicator: str = "positive",
     beta: float = 1.0,
     steps: int = 5,
@@ -68,6 +57,7 @@ def sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     committed: Tensor | None = None,
+    metadata: Metadata = None,
     inpainting: Inpainting | None = None,
 ) -> Sample:
     """Chunks from noise in `steps` Euler steps.
@@ -84,20 +74,21 @@ def sample(
     costs a backward pass through the expert a step (arXiv 2506.07339). The chunks begin with the commands
     that are carried out.
 
-    Raises ValueError on an unknown indicator, and on more committed steps than the model was trained for.
+    Raises ValueError on an unknown indicator, on more committed steps than the model was trained for, and as
+    `VLA.loss` does.
     """
-    if indicator not in INDICATORS:
-        raise ValueError(f"indicator is {indicator!r}, wanted one of {list(INDICATORS)}")
     # What is made in inference mode cannot take part in the backward pass of an in-painting.
     with torch.inference_mode(inpainting is None), torch.no_grad():
         pull = None if inpainting is None else Pull(model.codec, inpainting, state)
-        ids = model._prompt(prompt)
-        code = torch.full((len(state),), INDICATORS[indicator], device=state.device)
-        context, texts = _read(model, image_features, state, ids, code, subtask, guess)
-        seen = _branches(context.valid, both=bool(indicator) and beta != 1.0)
+        rows = model.prefix.prompts(prompt, state, metadata)
+        told = model.prefix.layout.advantage(indicator)
+        context, texts = _read(model, image_features, state, rows, told, subtask, guess)
+        seen = _branches(context, both=bool(indicator) and beta != 1.0)
+        wanted = len(state), model.config.action_tokens, model.config.prefix.dof
         if noise is None:
-            shape = len(state), model.config.action_tokens, model.config.prefix.dof
-            noise = torch.randn(shape, generator=generator)
+            noise = torch.randn(wanted, generator=generator)
+        if tuple(noise.shape) != wanted:
+            raise InputError(f"noise is {tuple(noise.shape)}, wanted {wanted}")
         commitment, begin = _commitment(model, committed, state)
         x = _denoise(model, context, seen, noise.to(state), commitment, begin, beta, steps, pull)
         x = model.codec.clamp(x)
@@ -108,13 +99,12 @@ def sample(
     return Sample(actions, texts)
 
 
-def _branches(valid: Tensor, both: bool) -> Tensor:
-    """(B, S) → (B, 1 or 2, S): what the conditioned branch reads and, of that, what the other does."""
+def _branches(context: Context, both: bool) -> Tensor:
+    """(B, 1 or 2, S): what the conditioned branch reads, and what the other does: the same keys and values
+    less the indicator's. Its actions stand where they would have stood without it."""
     if not both:
-        return valid[:, None]
-    unconditioned = valid.clone()
-    unconditioned[:, -_INDICATOR_TOKENS:] = False
-    return torch.stack([valid, unconditioned], 1)
+        return context.valid[:, None]
+    return torch.stack([context.valid, context.valid & ~context.indicator], 1)
 
 
 def _denoise(
@@ -158,15 +148,16 @@ def _denoise(
 
 def _commitment(model: VLA, committed: Tensor | None, state: Tensor) -> tuple[Commitment, Tensor]:
     """What the expert is told, and the chunk that begins with it, normalised (B, T, dof)."""
-    codec, most = model.codec, model.config.committed
+    most = model.config.committed
+    begin = state.new_zeros(len(state), model.config.action_tokens, state.shape[1])
     if committed is None or committed.shape[1] == 0:
-        return Commitment(), state.new_zeros(len(state), model.config.action_tokens, state.shape[1])
+        return Commitment(), begin
     count = committed.shape[1]
     if count > most:
         raise ValueError(f"{count} committed steps, wanted at most the model's {most}")
     chunk = F.pad(committed, (0, 0, 0, model.config.horizon - count))
-    counts = torch.full((len(state),), count, device=state.device)
-    return model.commitment(chunk, counts, state), codec.encode(chunk, state)
+    commitment = model.commitment(chunk, torch.full((len(state),), count, device=state.device), state)
+    return commitment, begin if commitment.clean is None else model.codec.encode(chunk, state)
 
 
 # The prefix and the sub-task
@@ -176,84 +167,92 @@ def _read(
     model: VLA,
     features: Tensor,
     state: Tensor,
-    prompt: Tensor,
-    code: Tensor,
+    prompts: Sequence[Row],
+    told: Row,
     subtask: Sequence[str] | None,
     guess: Sequence[str] | None,
 ) -> tuple[Context, list[str]]:
+    """told: the indicator."""
     expected, sure = (guess, False) if subtask is None else (subtask, True)
     if expected is not None:
-        context = _read_all(model, features, state, prompt, expected, code, sure)
+        context = _read_all(model, features, state, prompts, expected, told, sure)
         if context is not None:
             return context, list(expected)
-    return _read_and_decode(model, features, state, prompt, code)
+    return _read_and_decode(model, features, state, prompts, told)
 
 
 def _read_all(
     model: VLA,
     features: Tensor,
     state: Tensor,
-    prompt: Tensor,
+    prompts: Sequence[Row],
     expected: Sequence[str],
-    code: Tensor,
+    told: Row,
     sure: bool,
 ) -> Context | None:
     """The whole prefix in one pass, with the sub-task texts `expected`; None, unless `sure`, where the
     model itself would have written others."""
-    limit = model.config.max_text
-    if not sure and any(len(model.tokenizer.encode(text)) > limit for text in expected):
+    if len(expected) != len(prompts):
+        raise InputError(f"{len(expected)} sub-tasks, wanted one for each of {len(prompts)} prompts")
+    written = [model.subtask_row(text) if sure else model.prefix.layout.guess(text) for text in expected]
+    known = [row for row in written if row is not None]
+    if len(known) < len(written):
         return None
-    subtask = wrap([SUBTASK], model.tokenizer.table(expected, limit).to(state.device), NEWLINE)
-    start, valid, x = model._embed(features, state, prompt, subtask, advantage_ids(code))
-    read = slice(start, start + subtask.shape[1] - 1)
-    mask = prefix_mask(valid, model._image_tokens)
-    hidden, cache = model.backbone(x, token_positions(valid), mask, read=read)
-    target = subtask[:, 1:]
-    if sure or bool(((_greedy(model, hidden) == target) | (target == PAD)).all()):
-        return Context(cache, valid)
+    rows = [prompt + subtask + told for prompt, subtask in zip(prompts, known, strict=True)]
+    prefix = model.prefix(features, state, rows)
+    first, stop = span(prefix.learnt)
+    read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
+    hidden, cache = model.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
+    row, column = prefix.targets
+    if sure or bool((_greedy(model, hidden[row, column - first]) == prefix.ids[row, column]).all()):
+        return Context(cache, prefix.valid, prefix.indicator)
     return None
 
 
 def _read_and_decode(
-    model: VLA, features: Tensor, state: Tensor, prompt: Tensor, code: Tensor
+    model: VLA, features: Tensor, state: Tensor, prompts: Sequence[Row], told: Row
 ) -> tuple[Context, list[str]]:
     """The prefix with the sub-task text that the model writes, token by token."""
-    cue = prompt.new_full((len(state), 1), SUBTASK)
-    start, valid, x = model._embed(features, state, prompt, cue)
-    mask = prefix_mask(valid, model._image_tokens)
-    hidden, cache = model.backbone(x, token_positions(valid), mask, read=slice(start, start + 1))
-    context = Context(cache, valid)
+    layout, device = model.prefix.layout, state.device
+    tokenizer, cue = layout.tokenizer, layout.subtask_cue
+    prefix = model.prefix(features, state, [row + cue for row in prompts])
+    first, stop = int(prefix.last.min()), int(prefix.last.max()) + 1
+    hidden, cache = model.backbone(prefix.x, prefix.positions, prefix.mask, read=slice(first, stop))
+    hidden = hidden[torch.arange(len(state), device=device), prefix.last - first]
+    context = Context(cache, prefix.valid, prefix.indicator)
+    most = layout.subtask_limit - len(cue) - 1
     written: list[Tensor] = []
-    done = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+    done = torch.zeros(len(state), dtype=torch.bool, device=device)
     while True:
-        token = _greedy(model, hidden[:, -1])
-        if len(written) == model.config.max_text:
-            token = torch.full_like(token, NEWLINE)
-        token = torch.where(done, PAD, token)
+        token = _greedy(model, hidden)
+        if len(written) == most:
+            token = torch.full_like(token, tokenizer.newline)
+        token = torch.where(done, tokenizer.pad, token)
         written.append(token)
-        done = done | (token == NEWLINE)
+        done = done | (token == tokenizer.newline)
         if bool(done.all()):
-            context, _ = _extend(model, context, torch.cat([token[:, None], advantage_ids(code)], 1))
-            return context, [model.tokenizer.decode(row) for row in torch.stack(written, 1).tolist()]
+            indicator = torch.from_numpy(told.ids).to(device).expand(len(state), -1)
+            context, _ = _extend(model, context, torch.cat([token[:, None], indicator], 1), len(told))
+            return context, [tokenizer.read_line(row) for row in torch.stack(written, 1).tolist()]
         context, hidden = _extend(model, context, token[:, None])
+        hidden = hidden[:, -1]
 
 
 def _greedy(model: VLA, hidden: Tensor) -> Tensor:
-    """(…, W) → (…) the likeliest token of a text: a byte, a word or the newline that ends it."""
-    logits = model.prefix.logits(hidden)
-    logits[..., :NEWLINE] = logits[..., NEWLINE + 1 : FIRST_BYTE] = -torch.inf
-    logits[..., FIRST_STATE_BIN:FIRST_WORD] = -torch.inf
-    logits[..., FIRST_WORD + len(model.tokenizer.words) :] = -torch.inf
-    return logits.argmax(-1)
+    """(…, W) → (…) the likeliest token of a line of text, or the newline that ends it."""
+    return model.prefix.logits(hidden).masked_fill(~model.writable, -torch.inf).argmax(-1)
 
 
-def _extend(model: VLA, context: Context, ids: Tensor) -> tuple[Context, Tensor]:
-    """Read (B, L) more ids, causally; hidden states (B, L, W)."""
-    new = ids != PAD
+def _extend(model: VLA, context: Context, ids: Tensor, told: int = 0) -> tuple[Context, Tensor]:
+    """Read (B, L) more ids, causally, the last `told` the indicator's; hidden states (B, L, W)."""
+    new = ids != model.prefix.layout.tokenizer.pad
     valid = torch.cat([context.valid, new], 1)
-    mask = torch.cat([context.valid[:, None].expand(-1, ids.shape[1], -1), prefix_mask(new, 0)], 2)
+    count = ids.shape[1]
+    last = torch.arange(count, device=ids.device) >= count - told
+    indicator = torch.cat([context.indicator, last.expand_as(new)], 1)
+    mask = torch.cat([context.valid[:, None].expand(-1, count, -1), prefix_mask(new, 0)], 2)
     hidden, cache = model.backbone(model.prefix.text(ids), token_positions(valid), mask, past=context.cache)
-    return Context(cache, valid), hidden
+    return Context(cache, valid, indicator), hidden
 
 
 class SubtaskMemory:

@@ -6,9 +6,11 @@ No torch is needed for `GemmaTokenizer`; ids are plain integers and numpy arrays
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from recap_station.files import replace_file
 
 FILE = "tokenizer.json"
 Ids = tuple[int, ...]
+_PIECE = re.compile(r" ?[^ ]+| +")
 
 
 class TextError(bpes.TokenizerError):
@@ -36,6 +39,7 @@ class Cue(StrEnum):
     SUBTASK = "Subtask:"
     ADVANTAGE = "Advantage:"
     ACTION = "Action:"
+    VALUE = "Value:"
 
 
 class TextTokenizer(Protocol):
@@ -75,6 +79,13 @@ class TextTokenizer(Protocol):
     def line(self, text: str) -> Ids:
         """Text behind its cue, to the end of the line."""
 
+    def read_line(self, ids: Iterable[int]) -> str:
+        """Inverse of `line`; what follows the end of the line is left out."""
+
+    @property
+    def writable(self) -> NDArray[np.bool_]:
+        """(size,) The ids that a line may consist of: text, and the newline that ends it."""
+
     def state(self, bins: Sequence[int]) -> Ids:
         """The joints' bins behind their cue, to the end of the line."""
 
@@ -99,11 +110,14 @@ class GemmaTokenizer:
     def __init__(self, file: str | Path, action_codes: int = 2048, skip: int = 128) -> None:
         """Raises TokenizerError where the file is missing, damaged or not of Gemma's kind."""
         self.path = Path(file)
-        self._bpe = bpes.parse(bpes.read_text(self.path), str(self.path))
+        text = bpes.read_text(self.path)
+        self.data = text.encode()  # the file may be gone when a checkpoint is written
+        self._bpe = bpes.parse(text, str(self.path))
         # The image token that Gemma 3's releases put behind the vocabulary must not move the actions.
         image = self._bpe.token_to_id("<image_soft_token>")
         self.size = self._bpe.get_vocab_size(with_added_tokens=False) if image is None else image
-        self.action_codes, self._first_code = action_codes, self.size - 1 - skip
+        self.action_codes, self.skip = action_codes, skip
+        self._first_code = self.size - 1 - skip
         if not 0 <= action_codes <= self._first_code:
             raise TextError(
                 f"{self.path}: vocabulary of {self.size}, wanted more than {action_codes + skip} for FAST"
@@ -129,6 +143,22 @@ class GemmaTokenizer:
     def line(self, text: str) -> Ids:
         return (*self.encode(f" {text}"), self.newline)
 
+    def read_line(self, ids: Iterable[int]) -> str:
+        return self.decode(_until(ids, self.newline)).removeprefix(" ")
+
+    @cached_property
+    def writable(self) -> NDArray[np.bool_]:
+        known = np.zeros(self.size, np.bool_)
+        for piece, token in self._bpe.get_vocab().items():
+            if token < self.size:
+                known[token] = "\n" not in piece and piece != "<0x0A>"  # a second newline ends nothing
+        for token, added in self._bpe.get_added_tokens_decoder().items():
+            if token < self.size and added.special:
+                known[token] = False
+        known[self._first_code - self.action_codes + 1 : self._first_code + 1] = False
+        known[self.newline] = True
+        return known
+
     def state(self, bins: Sequence[int]) -> Ids:
         """As numbers in digits, " 127 8 255": Gemma gives each digit a token."""
         ids: list[int] = []
@@ -147,9 +177,8 @@ class GemmaTokenizer:
         return np.where((codes >= 0) & (codes < self.action_codes), codes, -1)
 
     def save(self, folder: str | Path) -> None:
-        """Copy the file into a checkpoint, in one step."""
-        data = self.path.read_bytes()
-        replace_file(Path(folder) / FILE, lambda temporary: temporary.write_bytes(data))
+        """Write the file into a checkpoint, in one step."""
+        replace_file(Path(folder) / FILE, lambda temporary: temporary.write_bytes(self.data))
 
     def _encode(self, text: str) -> Ids:
         return tuple(self._bpe.encode(text, add_special_tokens=False).ids)
@@ -164,19 +193,54 @@ class GemmaTokenizer:
         return token
 
 
-class TinyTokenizer(tokens.Tokenizer):
-    """Bytes and learnt words (tokens.py), with one token for each cue, state bin and FAST code."""
+class TinyTokenizer:
+    """Bytes, plus one token for each of `words` (pieces with their leading space, as in sentence-piece), for
+    each cue, state bin and FAST code (tokens.py)."""
 
     pad, newline, end = tokens.PAD, tokens.NEWLINE, tokens.END
     begin: Ids = ()
 
-    def __init__(self, words: Sequence[str] = (), word_slots: int = 128, action_codes: int = 1024) -> None:
+    def __init__(self, words: Sequence[str] = (), word_slots: int = 128, action_codes: int = 0) -> None:
         if len(words) > word_slots:
-            raise TextError(f"{len(words)} words, wanted at most {word_slots}")
-        super().__init__(words)
+            raise TextError(f"tokenizer of {len(words)} words, wanted at most {word_slots}")
+        self.words = tuple(words)
+        self._id = {word: tokens.FIRST_WORD + index for index, word in enumerate(self.words)}
+        self._cached = lru_cache(maxsize=4096)(self._encode)
         self._first_code = tokens.vocabulary_size(word_slots)
         self.action_codes = action_codes
         self.size = tokens.vocabulary_size(word_slots, action_codes)
+
+    @staticmethod
+    def fit(texts: Iterable[str], word_slots: int = 128, action_codes: int = 0) -> TinyTokenizer:
+        """Give the `word_slots` most frequent words of `texts` a token of their own."""
+        counts = Counter(piece for text in texts for piece in _PIECE.findall(text))
+        ranked = [word for word, _ in sorted(counts.items(), key=lambda c: (-c[1], c[0]))]
+        return TinyTokenizer(ranked[:word_slots], word_slots, action_codes)
+
+    def encode(self, text: str) -> Ids:
+        """Words without a token are spelt in bytes."""
+        return self._cached(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Broken UTF-8 is replaced."""
+        text = bytearray()
+        for token in ids:
+            if tokens.FIRST_BYTE <= token < tokens.FIRST_STATE_BIN:
+                text.append(token - tokens.FIRST_BYTE)
+            elif tokens.FIRST_WORD <= token < tokens.FIRST_WORD + len(self.words):
+                text += self.words[token - tokens.FIRST_WORD].encode()
+        return text.decode(errors="replace")
+
+    def read_line(self, ids: Iterable[int]) -> str:
+        return self.decode(_until(ids, self.newline))
+
+    @cached_property
+    def writable(self) -> NDArray[np.bool_]:
+        known = np.zeros(self.size, np.bool_)
+        known[tokens.FIRST_BYTE : tokens.FIRST_STATE_BIN] = True
+        known[tokens.FIRST_WORD : tokens.FIRST_WORD + len(self.words)] = True
+        known[self.newline] = True
+        return known
 
     def cue(self, cue: Cue) -> Ids:
         return (_TINY_CUES[cue],)
@@ -197,6 +261,15 @@ class TinyTokenizer(tokens.Tokenizer):
         codes = np.asarray(ids, np.int64) - self._first_code
         return np.where((codes >= 0) & (codes < self.action_codes), codes, -1)
 
+    def _encode(self, text: str) -> Ids:
+        ids: list[int] = []
+        for piece in _PIECE.findall(text):
+            if piece in self._id:
+                ids.append(self._id[piece])
+            else:
+                ids += [tokens.FIRST_BYTE + byte for byte in piece.encode()]
+        return tuple(ids)
+
 
 _TINY_CUES = {
     Cue.STATE: tokens.STATE,
@@ -205,7 +278,17 @@ _TINY_CUES = {
     Cue.SUBTASK: tokens.SUBTASK,
     Cue.ADVANTAGE: tokens.ADVANTAGE,
     Cue.ACTION: tokens.ACTION,
+    Cue.VALUE: tokens.VALUE,
 }
+
+
+def _until(ids: Iterable[int], end: int) -> list[int]:
+    found: list[int] = []
+    for token in ids:
+        if token == end:
+            break
+        found.append(token)
+    return found
 
 
 def _codes(codes: ArrayLike, count: int) -> NDArray[np.int64]:

@@ -5,15 +5,18 @@ Eq. 1 of the paper: cross-entropy against the discretised Monte-Carlo return; th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recap_policy.attention import linear
-from recap_policy.backbone import Backbone, prefix_mask, token_positions, unfilled
+from recap_policy.backbone import Backbone, unfilled
 from recap_policy.config import ValueConfig
-from recap_policy.prefix import PrefixEmbedding, Text, text_ids
-from recap_policy.tokens import NEWLINE, PAD, TASK, VALUE, Tokenizer, wrap
+from recap_policy.prefix import InputError, Metadata, PrefixEmbedding, check_images, own_tokenizer
+from recap_policy.prompt import Layout
+from recap_policy.text import TextTokenizer
 from recap_policy.vision import VisionTower
 
 
@@ -24,18 +27,15 @@ class ValueModel(nn.Module):
     centres: Tensor
 
     def __init__(
-        self, config: ValueConfig, tokenizer: Tokenizer | None = None, *, blank: bool = False
+        self, config: ValueConfig, tokenizer: TextTokenizer | None = None, *, blank: bool = False
     ) -> None:
-        """blank: leave what real backbones fill without memory (pretrained.py)."""
+        """tokenizer: as VLA's. blank: leave what real backbones fill without memory (pretrained.py)."""
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer or Tokenizer()
-        if len(self.tokenizer.words) > config.prefix.word_slots:
-            raise ValueError(
-                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
-            )
+        self.tokenizer = own_tokenizer(tokenizer, config.backbone, config.prefix)
+        layout = Layout(self.tokenizer, prompt_limit=config.max_text) if self.tokenizer else None
         self.prefix = PrefixEmbedding(
-            config.prefix, config.backbone, config.vision_width, config.vision_tokens, blank
+            config.prefix, config.backbone, config.vision_width, config.vision_tokens, layout, blank
         )
         with unfilled(blank):
             self.vision = VisionTower(config.vision) if config.vision else None
@@ -48,30 +48,33 @@ class ValueModel(nn.Module):
         self.prefix.normalizer.fit(states)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """As VLA.encode_images, by the model's own tower. Raises ValueError where it has none."""
+        """As VLA.encode_images, by the model's own tower. Raises InputError where it has none."""
         if self.vision is None:
-            raise ValueError(f"{self.config.name} has no tower of its own, wanted the policy's image tokens")
+            raise InputError(f"{self.config.name} has no tower of its own, wanted the policy's image tokens")
+        check_images(images, self.config.prefix.cameras, self.vision.config.image_size)
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-    def logits(self, image_features: Tensor, state: Tensor, prompt: Text) -> Tensor:
-        """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins).
+    def logits(
+        self, image_features: Tensor, state: Tensor, prompt: Sequence[str], metadata: Metadata = None
+    ) -> Tensor:
+        """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins). Raises as VLA.loss does.
 
-        Read from a token of its own behind everything else: never padding, whatever the prompts' lengths.
+        Read from the last of the value's cue, behind everything else: never padding, whatever the prompts'
+        lengths.
         """
-        ids = wrap([TASK], text_ids(prompt, self.tokenizer, self.config.max_text), NEWLINE)
-        ids = torch.cat([ids, ids.new_full((len(ids), 1), VALUE)], 1)
-        images, states = self.prefix.images(image_features), self.prefix.state(state)
-        before = ids.new_ones((len(ids), images.shape[1] + states.shape[1]), dtype=torch.bool)
-        valid = torch.cat([before, ids != PAD], 1)
-        x = torch.cat([images, states, self.prefix.text(ids)], 1)
-        last = x.shape[1] - 1
-        mask = prefix_mask(valid, images.shape[1])
-        hidden, _ = self.backbone(x, token_positions(valid), mask, read=slice(last, last + 1))
-        return self.head(hidden[:, 0]).float()
+        cue = self.prefix.layout.value_cue
+        rows = [row + cue for row in self.prefix.prompts(prompt, state, metadata)]
+        prefix = self.prefix(image_features, state, rows)
+        first, stop = int(prefix.last.min()), int(prefix.last.max()) + 1
+        hidden, _ = self.backbone(prefix.x, prefix.positions, prefix.mask, read=slice(first, stop))
+        own = torch.arange(len(rows), device=state.device), prefix.last - first
+        return self.head(hidden[own]).float()
 
-    def value(self, image_features: Tensor, state: Tensor, prompt: Text) -> Tensor:
+    def value(
+        self, image_features: Tensor, state: Tensor, prompt: Sequence[str], metadata: Metadata = None
+    ) -> Tensor:
         """(B,) expected normalised return, -1 .. 0."""
-        return self.expectation(self.logits(image_features, state, prompt))
+        return self.expectation(self.logits(image_features, state, prompt, metadata))
 
     def expectation(self, logits: Tensor) -> Tensor:
         """(…, bins) → (…,)"""
@@ -97,12 +100,13 @@ class ValueModel(nn.Module):
         self,
         image_features: Tensor,
         state: Tensor,
-        prompt: Text,
+        prompt: Sequence[str],
         returns: Tensor,
         weight: Tensor | None = None,
+        metadata: Metadata = None,
     ) -> dict[str, Tensor]:
         """Scalars "loss" (cross-entropy, to minimise) and "error" (mean absolute, of the expectation)."""
-        logits = self.logits(image_features, state, prompt)
+        logits = self.logits(image_features, state, prompt, metadata)
         crossed = F.cross_entropy(logits, self.two_hot(returns), reduction="none")
         with torch.no_grad():
             error = (self.expectation(logits) - returns).abs().mean()

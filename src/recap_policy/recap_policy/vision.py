@@ -88,44 +88,43 @@ class Keypoints(NamedTuple):
 class LocalizeHead(nn.Module):
     """From one image's tokens: where each of `keypoints` points is, and whether it is seen.
 
-    One linear readout a camera, so that whoever reads the tokens finds places in them as easily, and knows
-    from which camera. Only a teacher for the tower: it is thrown away after pre-training.
+    Linear, so that whoever reads the tokens finds places in them as easily, and one for all cameras: with one
+    for each the places were found better, but the policy on top of them did worse. Only a teacher for the
+    tower: it is thrown away after pre-training.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: VisionConfig, cameras: int, keypoints: int) -> None:
+    def __init__(self, config: VisionConfig, keypoints: int) -> None:
         super().__init__()
-        self.cameras, self.keypoints = cameras, keypoints
-        self.out = nn.Linear(config.tokens * config.width, cameras * keypoints * 4)
-        self.register_buffer("mean", torch.zeros(cameras, keypoints, 3))
-        self.register_buffer("deviation", torch.ones(cameras, keypoints, 3))
+        self.keypoints = keypoints
+        self.out = nn.Linear(config.tokens * config.width, keypoints * 4)
+        self.register_buffer("mean", torch.zeros(keypoints, 3))
+        self.register_buffer("deviation", torch.ones(keypoints, 3))
 
     def fit(self, xyz: Tensor, visible: Tensor) -> None:
-        """Statistics of the targets. xyz: (N, cameras, K, 3) [m], visible: (N, cameras, K) bool."""
+        """Statistics of the targets. xyz: (N, K, 3) [m], visible: (N, K) bool."""
         weight = visible[..., None].float()
         count = weight.sum(0).clamp_min(1.0)
         mean = (xyz * weight).sum(0) / count
         self.mean.copy_(mean)
         self.deviation.copy_((((xyz - mean) ** 2 * weight).sum(0) / count).sqrt().clamp_min(1e-3))
 
-    def forward(self, tokens: Tensor, camera: Tensor) -> Keypoints:
-        """tokens: (N, tokens, width); camera: (N,) int, which one each image is of."""
-        out = self.out(tokens.flatten(1)).unflatten(-1, (self.cameras, self.keypoints, 4))
-        out = out[torch.arange(len(camera)), camera]
-        return Keypoints(out[..., :3] * self.deviation[camera] + self.mean[camera], out[..., 3])
+    def forward(self, tokens: Tensor) -> Keypoints:
+        out = self.out(tokens.flatten(1)).unflatten(-1, (self.keypoints, 4))
+        return Keypoints(out[..., :3] * self.deviation + self.mean, out[..., 3])
 
-    def loss(self, tokens: Tensor, camera: Tensor, xyz: Tensor, visible: Tensor) -> dict[str, Tensor]:
-        """tokens, camera: as in forward; xyz: (N, K, 3) [m] in the camera's frame; visible: (N, K) bool.
+    def loss(self, tokens: Tensor, xyz: Tensor, visible: Tensor) -> dict[str, Tensor]:
+        """tokens: (N, tokens, width); xyz: (N, K, 3) [m] in the camera's frame; visible: (N, K) bool.
 
         Returns "loss" to minimise, and for people "error_m" (mean distance of visible points) and "seen"
         (share of right visibility).
         """
-        found = self(tokens, camera)
+        found = self(tokens)
         weight = visible.float()
         count = weight.sum().clamp_min(1.0)
-        off = (found.xyz - xyz) / self.deviation[camera]
+        off = (found.xyz - xyz) / self.deviation
         place = (
             F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none", beta=0.1).mean(-1) * weight
         ).sum() / count

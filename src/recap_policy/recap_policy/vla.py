@@ -1,84 +1,132 @@
 """The vision-language-action policy: π0.6's shape, π*0.6's advantage indicator and loss.
 
-Prompt layout: tokens.py. Sampling: sampling.py. Convention of the flow's time: expert.py. Shapes: B batch,
-C cameras, K draws, T action tokens, H horizon.
+Prompt layout: prompt.py, put before the backbone by prefix.py. Sampling: sampling.py. Convention of the
+flow's time: expert.py. Shapes: B batch, C cameras, K draws, T action tokens, H horizon, L prefix tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recap_policy import sampling
-from recap_policy.backbone import Backbone, prefix_mask, token_positions, unfilled
+from recap_policy.backbone import Backbone, unfilled
 from recap_policy.config import VLAConfig
 from recap_policy.expert import ActionExpert, Commitment, draw_time
+from recap_policy.fast import Fast
 from recap_policy.normalize import ActionCodec
-from recap_policy.prefix import PrefixEmbedding, Text, text_ids
-from recap_policy.tokens import (
-    NEWLINE,
-    PAD,
-    SUBTASK,
-    TASK,
-    Tokenizer,
-    advantage_ids,
-    wrap,
+from recap_policy.prefix import (
+    InputError,
+    Metadata,
+    Prefix,
+    PrefixEmbedding,
+    check_images,
+    own_tokenizer,
+    span,
 )
+from recap_policy.prompt import Kind, Layout, Row
+from recap_policy.text import TextTokenizer
+from recap_policy.tokens import INDICATORS
 from recap_policy.vision import VisionTower
+
+_WORDS = {code: word for word, code in INDICATORS.items()}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training examples. Texts as strings, or as ids padded with PAD, which costs nothing per batch."""
+    """Training examples."""
 
     image_features: Tensor  # (B, C, tokens, vision width) from VLA.encode_images
     state: Tensor  # (B, dof) measured [rad; gripper 0..1]
-    prompt: Text
-    subtask: Text
+    prompt: Sequence[str]
+    subtask: Sequence[str]  # "" where nobody knows it, as before a recording's first stage
     indicator: Tensor  # (B,) int: 1 positive, 0 negative, -1 absent
     actions: Tensor  # (B, H, dof) absolute joint commands from the observation's tick on
     weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
-    fast: Tensor | None = None  # (B, N) ids of the actions' FAST tokens: cue first, end mark last, then PAD
+    metadata: Metadata = None
+    fast: Sequence[NDArray[np.int64]] | None = None  # from VLA.action_codes; None: encoded as needed
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 class VLA(nn.Module):
+    fast: Fast | None
+    writable: Tensor
+
     def __init__(
-        self, config: VLAConfig, tokenizer: Tokenizer | None = None, *, blank: bool = False
+        self,
+        config: VLAConfig,
+        tokenizer: TextTokenizer | None = None,
+        fast: Fast | None = None,
+        *,
+        blank: bool = False,
     ) -> None:
-        """blank: leave what real backbones fill without memory (pretrained.py)."""
+        """tokenizer: of the table's vocabulary; None: bytes without words, or, where the table is Gemma's, a
+        model that can be built and filled but not read or write. fast: see `fit_normalizers`. blank: leave
+        what real backbones fill without memory (pretrained.py).
+
+        Raises TextError on a tokenizer of another vocabulary.
+        """
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer or Tokenizer()
-        if len(self.tokenizer.words) > config.prefix.word_slots:
-            raise ValueError(
-                f"tokenizer of {len(self.tokenizer.words)} words, wanted at most {config.prefix.word_slots}"
-            )
+        self.tokenizer = own_tokenizer(tokenizer, config.backbone, config.prefix)
+        layout = None
+        if self.tokenizer is not None:
+            limits = config.max_text, config.max_subtask, config.max_actions
+            layout = Layout(self.tokenizer, *limits)
         with unfilled(blank):
             self.vision = VisionTower(config.vision)
         self.prefix = PrefixEmbedding(
-            config.prefix, config.backbone, config.vision.width, config.vision.tokens, blank
+            config.prefix, config.backbone, config.vision.width, config.vision.tokens, layout, blank
         )
+        if layout is not None:
+            rows = self.prefix.table.num_embeddings
+            writable = np.zeros(rows, np.bool_)
+            writable[: layout.tokenizer.size] = layout.tokenizer.writable
+            self.register_buffer("writable", torch.from_numpy(writable), persistent=False)
+        if fast is not None:
+            self._check_fast(fast)
+        self.fast = fast
         with unfilled(blank):
             self.backbone = Backbone(config.backbone)
         dof, tokens = config.prefix.dof, config.action_tokens
-        told = config.committed * (dof + 1) if config.action_basis == "dct" else 0
         self.codec = ActionCodec(dof, config.horizon, tokens, config.action_basis, config.committed)
+        told = config.committed * (dof + 1) if config.action_basis == "dct" else 0
         self.expert = ActionExpert(config.expert, config.backbone, dof, tokens, told)
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
-        """Statistics of the data. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
+        """Statistics of the data, and a FAST tokenizer where the configuration has ids for one and none was
+        given. chunks: (N, H, dof); states: (N, dof); is_gripper: (dof,) bool."""
+        self._check_actions(chunks)
         self.codec.fit(chunks, states, is_gripper)
         self.prefix.normalizer.fit(states)
+        if self.config.prefix.action_codes and self.fast is None:
+            moved = self.codec.moved(chunks.float(), states.float()).numpy()
+            self.fast = Fast.fit(moved, vocabulary=min(1024, self.config.prefix.action_codes))
+
+    def action_codes(self, actions: Tensor, state: Tensor) -> list[NDArray[np.int64]]:
+        """FAST codes of (B, H, dof) absolute commands: of arm joints less the state (B, dof), as ActionCodec
+        takes them. Raises InputError on a model without FAST."""
+        if self.fast is None:
+            raise InputError(f"{self.config.name} has no FAST tokenizer, wanted one: see fit_normalizers")
+        return self.fast.encode(self.codec.moved(actions.float(), state.float()).cpu().numpy())
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these."""
+        """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these.
+
+        Raises InputError on another number or size of images.
+        """
+        check_images(images, self.config.prefix.cameras, self.config.vision.image_size)
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     # Training
@@ -90,37 +138,37 @@ class VLA(nn.Module):
         draws: int = 4,
         indicator_dropout: float | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars "loss" (to minimise), "flow", "subtask" and, where the batch has FAST tokens, "fast".
+        """Scalars "loss" (to minimise), "flow", "subtask" and, where the model has FAST, "fast".
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
         `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
-        and times. The indicator's own tokens bear no loss. Of each example's actions 0 to `committed`, drawn
-        evenly, are told to the expert as already decided.
+        and times. Loss is borne by `Prefix.learnt` alone, not by the indicator's own tokens. Of each
+        example's actions 0 to `committed`, drawn evenly, are told to the expert as already decided.
+
+        Raises InputError on tensors that do not fit the model, among them chunks of another horizon, and
+        PromptError (prompt.py) on texts that cannot be written.
         """
+        self._check_actions(batch.actions)
         rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
         indicator = drop_indicator(batch.indicator, rate, generator)
-        prompt = self._prompt(batch.prompt)
-        subtask = wrap([SUBTASK], text_ids(batch.subtask, self.tokenizer, self.config.max_text), NEWLINE)
-        advantage = advantage_ids(indicator)
-        tokens = [] if batch.fast is None else [batch.fast]
-        start, valid, x = self._embed(batch.image_features, batch.state, prompt, subtask, advantage, *tokens)
-        mask = prefix_mask(valid, self._image_tokens)
-        stop = start + subtask.shape[1]
-        read = slice(start, stop - 1 if batch.fast is None else x.shape[1] - 1)
-        hidden, cache = self.backbone(x, token_positions(valid), mask, read=read)
+        prefix = self.prefix(batch.image_features, batch.state, self._examples(batch, indicator))
+        first, stop = span(prefix.learnt)
+        read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
+        hidden, cache = self.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
         rows = len(batch.state)
-        weight = torch.ones(rows, device=x.device) if batch.weight is None else batch.weight
-        text = (self._crossed(hidden[:, : stop - start - 1], subtask[:, 1:]) * weight).mean()
+        weight = torch.ones(rows, device=hidden.device) if batch.weight is None else batch.weight
+        crossed = self._crossed(prefix, hidden, first)
+        text = (crossed[Kind.SUBTASK] * weight).mean()
         losses = {"subtask": text.detach()}
         total = self.config.subtask_weight * text
-        if batch.fast is not None:
-            count = batch.fast.shape[1]
-            fast = (self._crossed(hidden[:, 1 - count :], batch.fast[:, 1:]) * weight).mean()
+        if Kind.ACTION in crossed:
+            fast = (crossed[Kind.ACTION] * weight).mean()
             losses["fast"] = fast.detach()
             total = total + self.config.fast_weight * fast
-            # The expert is blind to the FAST tokens: actions are predicted twice, each on its own.
-            valid = valid[:, :-count]
-            cache = [(keys[:, :, :-count], values[:, :, :-count]) for keys, values in cache]
+        # The expert is blind to the FAST tokens: actions are predicted twice, each on its own.
+        _, stop = span(prefix.seen)
+        seen = prefix.seen[:, :stop]
+        cache = [(keys[:, :, :stop], values[:, :, :stop]) for keys, values in cache]
 
         if self.config.insulate:
             cache = [(keys.detach(), values.detach()) for keys, values in cache]
@@ -128,14 +176,15 @@ class VLA(nn.Module):
         noise = torch.randn(actions.shape, generator=generator).to(actions)
         time = draw_time((rows, draws), generator).to(actions)
         t = time[..., None, None]
-        plan = self.expert.plan(valid[:, None].expand(-1, draws, -1), valid.sum(1)[:, None].expand(-1, draws))
+        plan = self.expert.plan(seen[:, None].expand(-1, draws, -1), seen.sum(1)[:, None].expand(-1, draws))
         committed = Commitment()
         if self.config.committed:
             steps = torch.randint(self.config.committed + 1, (rows,), generator=generator).to(actions.device)
             committed = self.commitment(batch.actions, steps, batch.state)
         noisy = committed.hold(t * noise + (1 - t) * actions, actions)
         velocity = self.expert(noisy, time, cache, plan, committed)
-        flow = (committed.mean((velocity - (noise - actions)).square()) * weight).mean()
+        error = (velocity - (noise - actions)).square() * self.codec.importance
+        flow = (committed.mean(error) * weight).mean()
         return {"loss": flow + total, "flow": flow.detach(), **losses}
 
     def commitment(self, actions: Tensor, count: Tensor, state: Tensor) -> Commitment:
@@ -146,30 +195,71 @@ class VLA(nn.Module):
             return Commitment(clean=token < count[:, None])
         return Commitment(told=self.codec.commitment(actions[:, : self.config.committed], count, state))
 
-    def _crossed(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """(B, n, W) and the ids that follow (B, n) → (B,) cross-entropy per token that is no padding."""
-        logits = self.prefix.logits(hidden).float()
-        crossed = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=PAD, reduction="none")
-        return crossed.sum(1) / (target != PAD).sum(1).clamp_min(1)
+    def _examples(self, batch: Batch, indicator: Tensor) -> list[Row]:
+        """The texts of a batch, whole."""
+        layout = self.prefix.layout
+        prompts = self.prefix.prompts(batch.prompt, batch.state, batch.metadata)
+        rows = len(prompts)
+        found = {"sub-tasks": len(batch.subtask), "indicators": len(indicator), "chunks": len(batch.actions)}
+        for name, count in found.items():
+            if count != rows:
+                raise InputError(f"{count} {name}, wanted one for each of {rows} prompts")
+        words = [_word(int(code)) for code in indicator.tolist()]
+        examples = [
+            prompt + self.subtask_row(subtask) + layout.advantage(word)
+            for prompt, subtask, word in zip(prompts, batch.subtask, words, strict=True)
+        ]
+        if batch.fast is None and not self.config.prefix.action_codes:
+            return examples
+        codes = self.action_codes(batch.actions, batch.state) if batch.fast is None else batch.fast
+        return [row + layout.actions(own) for row, own in zip(examples, codes, strict=True)]
+
+    def subtask_row(self, text: str) -> Row:
+        """A sub-task as it is read; "" where nobody knows it."""
+        return self.prefix.layout.subtask(text) if text else self.prefix.layout.no_subtask
+
+    def _crossed(self, prefix: Prefix, hidden: Tensor, first: int) -> dict[Kind, Tensor]:
+        """→ (B,) cross-entropy per learnt token, for each kind there is. hidden: of columns first - 1 on."""
+        row, column = prefix.targets
+        # Logits of the learnt tokens alone: a row of Gemma's takes a megabyte.
+        logits = self.prefix.logits(hidden[row, column - first]).float()
+        each = F.cross_entropy(logits, prefix.ids[row, column], reduction="none")
+        kinds, zero = prefix.kinds[row, column], each.new_zeros(len(hidden))
+        found = {}
+        for kind in (Kind.SUBTASK, Kind.ACTION):
+            own = kinds == kind
+            if bool(own.any()):
+                count = zero.index_add(0, row, own.type_as(each))
+                found[kind] = zero.index_add(0, row, each * own) / count.clamp_min(1)
+        return found
+
+    def _check_actions(self, actions: Tensor) -> None:
+        wanted = self.config.horizon, self.config.prefix.dof
+        if actions.ndim != 3 or tuple(actions.shape[1:]) != wanted:
+            raise InputError(
+                f"actions are {tuple(actions.shape)}, wanted (examples, {wanted[0]}, {wanted[1]}): "
+                f"{self.config.name} is a policy for chunks of {wanted[0]} steps of {wanted[1]} joints"
+            )
+
+    def _check_fast(self, fast: Fast) -> None:
+        found = fast.horizon, fast.dof
+        wanted, codes = (self.config.horizon, self.config.prefix.dof), self.config.prefix.action_codes
+        if found != wanted:
+            raise InputError(
+                f"FAST for {found[0]} steps of {found[1]} joints, wanted {wanted[0]} steps of {wanted[1]}"
+            )
+        if fast.size > codes:
+            raise InputError(f"FAST of {fast.size} tokens, wanted at most the vocabulary's {codes}")
+
+    # Sampling
 
     sample = sampling.sample
 
-    # The prefix
 
-    @property
-    def _image_tokens(self) -> int:
-        return self.prefix.image_count
-
-    def _prompt(self, prompt: Text) -> Tensor:
-        return wrap([TASK], text_ids(prompt, self.tokenizer, self.config.max_text), NEWLINE)
-
-    def _embed(self, features: Tensor, state: Tensor, *texts: Tensor) -> tuple[int, Tensor, Tensor]:
-        """→ where the second text starts, which tokens are no padding (B, L), embeddings (B, L, W)."""
-        ids = torch.cat(texts, 1)
-        before = self._image_tokens + self.prefix.state_count
-        valid = torch.cat([ids.new_ones((len(ids), before), dtype=torch.bool), ids != PAD], 1)
-        x = torch.cat([self.prefix.images(features), self.prefix.state(state), self.prefix.text(ids)], 1)
-        return before + texts[0].shape[1], valid, x
+def _word(code: int) -> str:
+    if code not in _WORDS:
+        raise InputError(f"indicator is {code}, wanted one of {sorted(_WORDS)}")
+    return _WORDS[code]
 
 
 def drop_indicator(indicator: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:

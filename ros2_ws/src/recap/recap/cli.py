@@ -21,6 +21,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
+from recap_policy.chunks import EXECUTE_STEPS
+
 app = typer.Typer(
     name="recap",
     help="RECAP for ROS 2: robot policies that learn from their own attempts and from corrections.",
@@ -265,6 +267,13 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
     attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 90_000,
+    indicator: Annotated[
+        str, typer.Option(help="What the policy is asked for: positive, negative or none.")
+    ] = "positive",
+    beta: Annotated[float, typer.Option(min=0, help="Guidance towards it; 1: conditioned only.")] = 1.0,
+    execute_steps: Annotated[
+        int, typer.Option(min=5, max=50, help="Steps of a chunk before the next is due.")
+    ] = EXECUTE_STEPS,
     station: Station = "aloha",
     task: Task = "handover_insert",
     as_json: Json = False,
@@ -273,15 +282,24 @@ def evaluate(
 
     Example: `./recap eval runs/demo/iteration_01/policy --attempts 100`
     """
+    from recap.bringup import UsageError
     from recap.rollout import Rollouts, run_attempts, summarize
     from recap_station.contract import ContractError
 
     if not checkpoint.is_dir():
         raise ContractError(f"checkpoint {str(checkpoint)!r}: wanted the folder of a policy, found none")
+    if indicator not in ("positive", "negative", "none"):
+        raise UsageError(f"--indicator: wanted positive, negative or none, found {indicator!r}")
+    what = Rollouts(
+        station,
+        task,
+        checkpoint=checkpoint,
+        beta=beta,
+        indicator="" if indicator == "none" else indicator,
+        execute_steps=execute_steps,
+    )
     with _bar("Attempts", as_json) as report:
-        found = run_attempts(
-            Rollouts(station, task, checkpoint=checkpoint), range(seed, seed + attempts), progress=report
-        )
+        found = run_attempts(what, range(seed, seed + attempts), progress=report)
     _tell(summarize(found), as_json)
 
 
@@ -345,7 +363,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     code, line = 1, ""
     try:
         code = app(words, prog_name="recap", standalone_mode=False) or 0
-        line = "interrupted" if code == 130 else ""
+        line = "interrupted; the same command goes on where a run was stopped" if code == 130 else ""
     except UsageError as error:
         code, line = 2, _line(error)
     except TyperException as error:

@@ -53,6 +53,7 @@ class Rollouts:
     styles: dict[str, float] | None = None
     checkpoint: Path | None = None
     beta: float = 1.0
+    indicator: str = "positive"  # "", where the policy is asked for nothing
     operator: float = 0.0
     execute_steps: int = EXECUTE_STEPS
     latency_ticks: int = 2
@@ -220,7 +221,7 @@ class _Driver:
 
     def __init__(self, policy: Any, prompt: str, rollouts: Rollouts) -> None:
         self.policy, self.prompt = policy, prompt
-        self.beta, self.latency = rollouts.beta, rollouts.latency_ticks
+        self.how, self.latency = rollouts, rollouts.latency_ticks
         self.buffer = ChunkBuffer(rollouts.execute_steps, max(LEAD_STEPS, rollouts.latency_ticks))
         self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
 
@@ -231,7 +232,14 @@ class _Driver:
         if self.pending is None and self.buffer.needs_chunk(tick):
             images = {camera: cell.render(camera) for camera in cell.station.camera_names}
             committed = self.buffer.committed(tick)
-            chunk = self.policy.infer(images, state, self.prompt, beta=self.beta, committed=committed)
+            chunk = self.policy.infer(
+                images,
+                state,
+                self.prompt,
+                beta=self.how.beta,
+                indicator=self.how.indicator,
+                committed=committed,
+            )
             self.pending = (tick + self.latency, (chunk, tick))
         return self.buffer.pop(tick)
 

@@ -1,7 +1,12 @@
 """The policy in the graph: `policy/joint_command` at 50 Hz while the policy is to command and has a chunk.
 
 On a hand-back and at the start of an episode the chunk is dropped, and nothing is published until a chunk
-inferred from an observation after that moment is there; the arbiter holds meanwhile.
+inferred from an observation after that moment is there; the arbiter holds meanwhile. It also holds once the
+last chunk has run out because the next is late, missing or not finite; /diagnostics says which.
+
+The chunks' clock counts the ticks at which a command went out, and stands still while the robot does: a chunk
+that follows another goes on at the row that is due, one that ends a hold begins with its first. So nothing
+that comes late makes the robot jump; what comes very late is not carried out at all.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ from sensor_msgs.msg import CompressedImage, JointState
 
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_policy.description import check
-from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply
+from recap_policy.device import CHOICES, RuntimeConfig
+from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply, WarmUp
 from recap_policy.interface import LAYOUT, is_remote
 from recap_station import topics
 from recap_station.contract import ContractError
@@ -33,12 +39,17 @@ RECONNECT_AFTER_S = 2.0  # a policy server that could not be had is asked for ag
 ASK_AGAIN_AFTER_S = 0.1  # after an inference that failed
 
 
+def _choices(name: str) -> str:
+    return ", ".join(CHOICES[name])
+
+
 @dataclass(frozen=True)
 class _Asked:
     """An inference under way: what its observation was."""
 
     ticket: int
     tick: int
+    counted: int
     stamp_ns: int
     sent_s: float
 
@@ -64,6 +75,12 @@ class PolicyNode(RecapNode):
         Param("observation_timeout_s", 0.5, "older images and joint states are not used", "s", 0.05, 10.0),
         Param("inference_threads", 1, "of torch, in the inference process", "", 1, 64),
         Param("inference_nice", 5, "added to the inference process's niceness", "", 0, 19),
+        Param("device", "auto", f"inference runs on: {_choices('device')}; auto: a GPU where there is one"),
+        Param("dtype", "auto", f"of the weights: {_choices('dtype')}; auto: bfloat16 on a GPU, else float32"),
+        Param("compile", "off", f"mode of torch.compile: {_choices('compile')}"),
+        Param("cuda_graphs", "auto", f"of the denoising: {_choices('cuda_graphs')}; auto: on a GPU"),
+        Param("latest_chunk_s", 1.0, "a chunk this long after its observation is dropped", "s", 0.02, 10.0),
+        Param("inference_timeout_s", 15.0, "a process that infers longer is replaced", "s", 0.1, 600.0),
         Param("always_infer", False, "command at all times and infer without a pause, for benchmarks"),
     )
 
@@ -71,15 +88,26 @@ class PolicyNode(RecapNode):
         self._buffer = ChunkBuffer(self.param("execute_steps"), self.param("lead_steps"))
         self._always = self.param("always_infer")
         self._timeout_s = self.param("observation_timeout_s")
-        self._process = InferenceProcess(self.param("inference_threads"), self.param("inference_nice"))
+        self._latest_ticks = round(self.param("latest_chunk_s") * self.station.control_rate_hz)
+        self._patience_s = self.param("inference_timeout_s")
+        self._process = InferenceProcess(
+            self.param("inference_threads"),
+            self.param("inference_nice"),
+            RuntimeConfig(*(self.param(name) for name in CHOICES)),
+        )
         self._checkpoint, self._value_checkpoint = self.param("checkpoint"), self.param("value_checkpoint")
         self._identity, self._problem = "", ""
+        self._runtime, self._warm_s = "", 0.0  # as the inference process said
         self._failure = ""  # of the last inference
+        self._unseen = ""  # why no observation could be sent
         self._waiting_load = ""  # checkpoint to load when the episode is over
+        self._between = False  # whether an episode has ended since it was asked for
         self._load_answers: dict[int, tuple[str, Future]] = {}
         self._asked: _Asked | None = None
+        self._inferring_s: float | None = None  # since when an inference is under way, wanted or not
         self._flushed_ns = 0
-        self._tick = 0
+        self._tick = self._counted = 0  # of the chunks' clock, see above; of the ticker
+        self._moving = False  # whether the last tick sent a command
         self._deaths = 0
         self._restart_s = self._reconnect_s = self._ask_s = 0.0
         self._fresh = True  # whether the next observation is the first of an attempt
@@ -143,6 +171,8 @@ class PolicyNode(RecapNode):
         started = message.state == Episode.RUNNING and (before is None or before.id != message.id)
         handing_back = self._mode is not None and self._mode[0] == ControlMode.HANDOVER
         self._decide(handing_back)
+        if started or not self._running:
+            self._between = bool(self._waiting_load)
         if started:
             self._fresh = True
             self._flush(to_ns(message.header.stamp))
@@ -155,7 +185,7 @@ class PolicyNode(RecapNode):
         if self._running:
             if not is_remote(request.path):
                 check(request.path, "policy", self.station)  # now, while somebody waits for the answer
-            self._waiting_load = request.path
+            self._waiting_load, self._between = request.path, False
             response.success, response.checkpoint = True, self._identity
             response.message = f"{request.path} will be loaded when the episode under way is over"
             return response
@@ -171,8 +201,13 @@ class PolicyNode(RecapNode):
 
     def _on_tick(self) -> None:
         statistics = self._ticker.statistics
-        self._tick = statistics.ticks + statistics.missed
-        if self._commanding and (row := self._buffer.pop(self._tick)) is not None:
+        counted = statistics.ticks + statistics.missed
+        if self._moving:
+            self._tick += counted - self._counted
+        self._counted = counted
+        row = self._buffer.pop(self._tick) if self._commanding else None
+        self._moving = row is not None
+        if row is not None:
             self._command.header.stamp = self.get_clock().now().to_msg()
             self._command.position = row.tolist()
             self._commands.publish(self._command)
@@ -181,11 +216,13 @@ class PolicyNode(RecapNode):
                 self._start_process()
             while (reply := self._process.poll()) is not None:
                 self._take(reply)
-            if 0 < self._reconnect_s <= time.monotonic() and not self._load_answers:
+            running = self._process.running
+            if running and 0 < self._reconnect_s <= time.monotonic() and not self._load_answers:
                 self._load(self._checkpoint)
-            if self._waiting_load and not self._running:
+            if running and self._between:  # the next may run already: it waits for the new checkpoint's chunk
                 self._load(self._waiting_load)
-                self._waiting_load = ""
+                self._waiting_load, self._between = "", False
+            self._end_hung_inference()
             due = self._always or self._buffer.needs_chunk(self._tick)
             if self._commanding and self._identity and due and not self._process.busy:
                 self._ask()
@@ -195,33 +232,48 @@ class PolicyNode(RecapNode):
     def _ask(self) -> None:
         """Send the observation of this moment, if it is whole, recent and made after the last flush."""
         now = time.monotonic()
-        if now < self._ask_s or self._state is None or len(self._images) < len(self.station.cameras):
+        if now < self._ask_s:
             return
-        seen = [(stamp, at) for _, stamp, at in self._images.values()]
-        state, stamp_ns, received = self._state
-        if min(received, *(at for _, at in seen)) < now - self._timeout_s:
+        self._unseen = self._missing(now)
+        if self._unseen or self._state is None:
             return
-        if min(stamp_ns, *(stamp for stamp, _ in seen)) < self._flushed_ns:
+        state, stamp_ns, _ = self._state
+        stamp_ns = min(stamp_ns, *(stamp for _, stamp, _ in self._images.values()))
+        if stamp_ns < self._flushed_ns:
             return
-        jpegs = {camera: bytes(message.data) for camera, (message, _, _) in self._images.items()}
-        ticket = self._process.infer(
-            jpegs,
-            state,
-            self._prompt(),
-            self.param("beta"),
-            self.param("denoising_steps"),
-            self._fresh,
-            self._buffer.committed(self._tick),
-        )
+        jpegs = {camera: message.data for camera, (message, _, _) in self._images.items()}
+        try:
+            ticket = self._process.infer(
+                jpegs,
+                state,
+                self._prompt(),
+                self.param("beta"),
+                self.param("denoising_steps"),
+                self._fresh,
+                self._buffer.committed(self._tick),
+            )
+        except ContractError as error:
+            self._fail(str(error))
+            return
         self._fresh = False
-        self._asked = _Asked(ticket, self._tick, stamp_ns, now)
+        self._asked, self._inferring_s = _Asked(ticket, self._tick, self._counted, stamp_ns, now), now
 
     def _take(self, reply: Reply) -> None:
+        if reply.ticket not in self._load_answers:
+            self._inferring_s = None
         if isinstance(reply, Inferred):
             asked = self._asked
             if asked is not None and asked.ticket == reply.ticket:
                 self._asked = None
                 self._identity = reply.policy  # a server's may have changed
+                late = self._counted - asked.counted
+                if late > self._latest_ticks:  # the scene may be another by now
+                    step_s = self.station.step_s
+                    self._fail(
+                        f"the chunk came {late * step_s:.2f} s after its observation, "
+                        f"wanted at most {self._latest_ticks * step_s:.2f} s"
+                    )
+                    return
                 try:
                     self._buffer.push(reply.chunk, asked.tick)
                 except ContractError as error:
@@ -231,10 +283,12 @@ class PolicyNode(RecapNode):
                 self._publish(reply, asked)
         elif isinstance(reply, Loaded):
             self._identity, self._problem, self._failure = reply.policy, "", ""
+            self._runtime, self._warm_s = reply.runtime, reply.seconds
             path, future = self._load_answers.pop(reply.ticket)
             self._checkpoint = path
             self._flush(self._flushed_ns)
-            self.get_logger().info(f"policy {reply.policy} loaded from {path}")
+            where = f" ({reply.runtime})" if reply.runtime else ""
+            self.get_logger().info(f"policy {reply.policy} loaded from {path}{where}")
             future.set_result(reply)
         elif reply.ticket in self._load_answers:
             self._problem = reply.message
@@ -273,6 +327,8 @@ class PolicyNode(RecapNode):
         mode = self._mode[0] if self._mode else ControlMode.POLICY
         may = mode in (ControlMode.POLICY, ControlMode.HOLD) or handing_back
         self._commanding = self._always or (self._running and may)
+        if not self._commanding:
+            self._failure = self._unseen = ""  # of what is over
 
     def _flush(self, since_ns: int) -> None:
         """Drop the chunk, and one under way; the next is inferred from what was seen after `since_ns`."""
@@ -293,19 +349,40 @@ class PolicyNode(RecapNode):
 
     def _load(self, path: str, answer: Future | None = None) -> None:
         self._reconnect_s = 0.0
-        ticket = self._process.load(path, self._value_checkpoint, self.station, self.param("layout"))
+        steps, lead = self.param("denoising_steps"), self.param("lead_steps")
+        asked = WarmUp(self.param("beta"), steps, lead, self._prompt())
+        ticket = self._process.load(path, self._value_checkpoint, self.station, self.param("layout"), asked)
         self._load_answers[ticket] = (path, answer or Future())
+
+    def _missing(self, now: float) -> str:
+        """What keeps an observation from being whole and recent, in words; "" where it is both."""
+        if self._state is None:
+            return f"no {topics.JOINT_STATES} yet"
+        if unseen := [camera for camera in self.station.camera_names if camera not in self._images]:
+            return f"no image of {unseen[0]} yet"
+        ages = {camera: now - at for camera, (_, _, at) in self._images.items()}
+        ages[topics.JOINT_STATES] = now - self._state[2]
+        name, age = max(ages.items(), key=lambda item: item[1])
+        if age > self._timeout_s:
+            return f"{name} is {age:.1f} s old, wanted at most {self._timeout_s:g} s"
+        return ""
+
+    def _end_hung_inference(self) -> None:
+        since = self._inferring_s
+        if since is not None and time.monotonic() - since > self._patience_s:
+            self._process.stop(patience_s=0.0)
+            self._bury(InferenceDied(f"an inference took more than {self._patience_s:g} s"))
 
     def _fail(self, message: str) -> None:
         """An inference gave no chunk: the arbiter holds once the last one has run out."""
-        self._failure = message
+        self._failure = message if self._commanding else ""
         self._ask_s = time.monotonic() + ASK_AGAIN_AFTER_S
         self.complain("inference", message)
 
     def _bury(self, error: InferenceDied) -> None:
         self._deaths += 1
         self._restart_s = time.monotonic() + RESTART_AFTER_S
-        self._identity, self._problem = "", str(error)
+        self._identity, self._problem, self._inferring_s = "", str(error), None
         self._flush(self._flushed_ns)
         for ticket, (_, future) in self._load_answers.items():
             future.set_result(Failed(ticket, str(error)))
@@ -321,9 +398,16 @@ class PolicyNode(RecapNode):
             "latency_max_ms": float(latency.max()),
             "restarts": self._deaths,
             "commanding": self._commanding,
+            "runtime": self._runtime,
+            "warm_up_ms": 1e3 * self._warm_s,
         }
+        waited_s = 0.0 if self._inferring_s is None else time.monotonic() - self._inferring_s
         if self._identity and self._failure:
             yield Status("checkpoint", WARN, f"the last inference failed: {self._failure}", values)
+        elif self._identity and waited_s > self._latest_ticks * self.station.step_s:
+            yield Status("checkpoint", WARN, f"the chunk asked for {waited_s:.1f} s ago is late", values)
+        elif self._identity and self._commanding and self._unseen:
+            yield Status("checkpoint", WARN, f"nothing to infer from: {self._unseen}", values)
         elif self._identity and not self._problem:
             yield Status("checkpoint", OK, f"policy {self._identity}", values)
         elif self._problem:
