@@ -66,7 +66,9 @@ def made(config: VLAConfig, rows: int) -> tuple[VLA, Batch]:
     tokenizer = TinyTokenizer.fit(["insert the peg", *STAGES], prefix.word_slots, prefix.action_codes)
     model = VLA(config, tokenizer)
     state = torch.rand(rows, config.prefix.dof) - 0.5
-    actions = state[:, None] + torch.randn(rows, config.horizon, config.prefix.dof).cumsum(1) * 0.01
+    phase = torch.linspace(0, 1, config.horizon)[None, :, None]
+    reach = phase**3 * (10 - 15 * phase + 6 * phase**2)  # minimum jerk: as many FAST tokens as a motion has
+    actions = state[:, None] + torch.randn(rows, 1, config.prefix.dof) * 0.3 * reach
     model.fit_normalizers(actions, state, torch.zeros(config.prefix.dof, dtype=torch.bool))
     batch = Batch(
         image_features=torch.randn(rows, config.prefix.cameras, config.vision.tokens, config.vision.width),

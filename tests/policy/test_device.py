@@ -65,8 +65,8 @@ def test_auto_is_bfloat16_with_graphs_on_a_gpu() -> None:
 def test_weights_change_their_type_and_statistics_keep_theirs(model: VLA) -> None:
     place(model, resolve(RuntimeConfig(device="cpu", dtype="bfloat16")))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    assert {buffer.dtype for buffer in buffers} == {torch.float32}
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    assert {buffer.dtype for buffer in statistics} == {torch.float32}
     assert _sample(model, "insert the peg", "reach").isfinite().all()
 
 
@@ -192,28 +192,24 @@ def test_a_policy_on_the_gpu_is_near_the_one_on_the_cpu(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "pi06"])
-def test_all_of_the_euler_steps_is_made_where_the_model_is(name: str) -> None:
+def test_the_euler_steps_are_made_where_the_model_is(name: str) -> None:
     """On the meta device, which takes no memory and refuses what lies elsewhere, as a GPU does. Texts are
     left out: what they decide is not known there."""
     config = vla_config(name)
-    rows = 1
+    dof, size = config.prefix.dof, config.vision.image_size
     with torch.device("meta"):
         model = VLA(config).eval()
-        images = torch.zeros(rows, config.prefix.cameras, *[config.vision.image_size] * 2, 3).byte()
-        state = torch.zeros(rows, config.prefix.dof)
-        noise = torch.zeros(rows, config.action_tokens, config.prefix.dof)
-        read = torch.ones(rows, 20, dtype=torch.bool)
+        images = torch.zeros(1, config.prefix.cameras, size, size, 3, dtype=torch.uint8)
+        ids = torch.zeros(1, 20, dtype=torch.int64)
+        state, noise = torch.zeros(1, dof), torch.zeros(1, config.action_tokens, dof)
     place(model, Placement(torch.device("meta"), torch.bfloat16, "off", False))
     with torch.inference_mode():
-        shown = model.prefix.images(model.encode_images(images))
-        x = torch.cat([shown, model.prefix.text(read.long())], 1)
-        valid = torch.ones(rows, x.shape[1], dtype=torch.bool, device="meta")
+        x = torch.cat([model.prefix.images(model.encode_images(images)), model.prefix.text(ids)], 1)
+        valid = x.new_ones(x.shape[:2], dtype=torch.bool)
         _, cache = model.backbone(x, token_positions(valid), prefix_mask(valid, model.prefix.image_count))
-        seen = torch.stack([valid, valid], 1)
+        context, seen = Context(cache, valid, valid), torch.stack([valid, valid], 1)
         for ahead in (None, state[:, None]):
             commitment, begin = _commitment(model, ahead, state)
-            found = _denoise(
-                model, Context(cache, valid, valid), seen, noise, commitment, begin, 1.5, 2, None
-            )
+            found = _denoise(model, context, seen, noise, commitment, begin, 1.5, 2, None)
             actions = model.codec.decode(model.codec.clamp(found), state)
             assert actions.device.type == "meta" and actions.dtype == torch.float32

@@ -26,7 +26,7 @@ class PolicyTraining:
     tokenizer: Gemma's tokenizer.json, for a fresh policy whose table is Gemma's."""
 
     config: str = "tiny"
-    schedule: Schedule = Schedule(steps=1400, batch=128, learning_rate=2e-3)
+    schedule: Schedule = Schedule(steps=1800, batch=128, learning_rate=2e-3)
     draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
@@ -38,7 +38,7 @@ class PolicyTraining:
 
 # From the pre-trained checkpoint, at a third of its learning rate (choice).
 FINETUNING = PolicyTraining(
-    schedule=Schedule(steps=500, batch=128, learning_rate=7e-4), positive_share=0.75
+    schedule=Schedule(steps=700, batch=128, learning_rate=7e-4), positive_share=0.75
 )
 
 
