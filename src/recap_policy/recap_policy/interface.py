@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 
 from recap_policy.chunks import Chunk
-from recap_policy.device import RuntimeConfig
 from recap_station.contract import ContractError, Station
 
 REMOTE_SCHEMES = ("ws://", "wss://")
@@ -68,35 +67,6 @@ def check_place(place: str, value: str) -> None:
         raise ContractError(f"policy server: credentials in its address, wanted them in ${API_KEY}")
     if value:
         raise ContractError(f"value_checkpoint {value!r}: wanted none: a policy server brings its own")
-
-
-def open_policy(
-    place: str,
-    station: Station,
-    value: str = "",
-    threads: int | None = None,
-    layout: str = LAYOUT,
-    runtime: RuntimeConfig | None = None,
-) -> PolicyInterface:
-    """A policy from a checkpoint's folder, or from the server at ws://host:port.
-
-    value: folder of a value function, "" for none; layout: the server's names, see `recap_policy.layout`;
-    runtime: where and how a checkpoint computes, None: "auto" (a server has settings of its own).
-    Raises CheckpointError, RemoteError or ContractError.
-    """
-    if not is_remote(place):
-        from recap_policy.runtime import Policy
-
-        return Policy.load(place, value or None, station, threads=threads, runtime=runtime)
-    check_place(place, value)
-    from recap_policy.layout import load_layout
-
-    try:
-        from recap_policy.remote import RemotePolicy
-    except ImportError as error:
-        text = "a policy server wants msgpack and websockets 13 or later (requirements.txt)"
-        raise ContractError(f"{place}: {text}: {error}") from error
-    return RemotePolicy(place, station, load_layout(layout))
 
 
 def check_observations(

@@ -13,7 +13,8 @@ import numpy as np
 
 from recap_policy.device import RuntimeConfig
 from recap_policy.inference import Failed, InferredRest, InferRequest, Loaded, LoadRequest, WarmUp
-from recap_policy.interface import PolicyInterface, open_policy
+from recap_policy.interface import PolicyInterface
+from recap_policy.opening import open_policy
 from recap_policy.shared import SharedSlots
 from recap_station.contract import ContractError, Station
 
