@@ -16,7 +16,7 @@ def test_a_graph_that_does_not_come_up_says_why_and_is_not_waited_for(tmp_path: 
     begin = time.monotonic()
     with pytest.raises(LiveError, match=r"exit code 1: recap: .*no checkpoint there.*bringup\.log"):
         run_live(
-            "aloha", "handover_insert", tmp_path, None, tmp_path / "bags", 1, 0, tmp_path / "log",
+            "aloha", "handover_insert", tmp_path, None, tmp_path / "bags", 1, 0, 0, tmp_path / "log",
             report=lambda fraction, note: None,
         )  # fmt: skip
     assert time.monotonic() - begin < 60.0  # the client alone would wait for 90 s

@@ -181,8 +181,8 @@ def demo(
     console = _console(as_json)
     summary = run_demo(run, QUICK if quick else DemoConfig(), console)
     for line in verdict_lines(summary):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"report: {escape(str(run / 'report.html'))}", highlight=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {escape(str(run / 'report.html'))}", highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps({"ok": True, "report": str(run / "report.html"), "summary": summary}))
 

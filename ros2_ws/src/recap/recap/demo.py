@@ -50,7 +50,8 @@ class DemoConfig:
     policy: PolicyTraining = PolicyTraining()  # pre-training
     rule: LabelRule = LabelRule(lookahead=0, positive_fraction=0.3)  # pre-training (paper: 30 %, N = T)
     improvement: Improvement = Improvement()  # SFT and the RECAP iteration
-    live_attempts: int = 6
+    live_attempts: int = 6  # at least; more, until a person has taken over live_takeovers times
+    live_takeovers: int = 2
     rollouts: int = 120
     watched: float = 0.4  # share of headless rollouts that the scripted operator corrects
     evaluations: int = 100
@@ -70,6 +71,7 @@ def _quick() -> DemoConfig:
         policy=PolicyTraining().for_steps(20),
         improvement=improvement,
         live_attempts=2,
+        live_takeovers=0,
         rollouts=8,
         evaluations=6,
     )
@@ -104,6 +106,7 @@ class _Demo:
         c, better = self.config, self.config.improvement
         world = [c.station, c.task, c.seed]
         rollouts = [c.rollouts, c.watched, c.execute_steps]
+        live = [c.live_attempts, c.live_takeovers]
         # name, title, settings, after, work, seconds on two cores
         rows: list[tuple[str, str, Any, tuple[str, ...], Work, float]] = [
             ("demonstrations", "Demonstrations", [c.demonstrations, c.styles], (), self.demonstrate, 55),
@@ -115,7 +118,7 @@ class _Demo:
                 *(("pretrain_value",), self.pretrain_policy, 250),
             ),
             ("sft", "Supervised policy (SFT)", better.policy, ("pretrain_policy",), self.finetune, 100),
-            ("live", "Live attempts over ROS 2", c.live_attempts, ("sft",), self.live, 100),
+            ("live", "Live attempts over ROS 2", live, ("sft",), self.live, 100),
             ("rollouts", "Rollouts, headless", rollouts, ("sft",), self.roll_out, 100),
             ("value", "Value function", better.value, ("live", "rollouts"), self.value, 80),
             ("policy", "RECAP policy", better, ("value",), self.improve, 100),
@@ -184,6 +187,7 @@ class _Demo:
             value_checkpoint=self.pretrain / "value",
             bag_dir=self._emptied(self.first / "live"),
             attempts=c.live_attempts,
+            takeovers=c.live_takeovers,
             seed=LIVE_SEEDS,
             log_dir=self.run / "logs",
             report=report,

@@ -29,12 +29,16 @@ def run_live(
     value_checkpoint: Path | None,
     bag_dir: Path,
     attempts: int,
+    takeovers: int,
     seed: int,
     log_dir: Path,
     report: Report,
     operator: str = "scripted",
 ) -> dict[str, Any]:
     """Bring-up, `attempts` attempts from start states seed, seed + 1, …, shut-down → what was measured.
+
+    A policy that needs little help gets up to as many attempts more, until a person has taken over
+    `takeovers` times.
 
     Raises LiveError if anything of it fails; bags recorded until then stay in `bag_dir`.
     """
@@ -55,7 +59,8 @@ def run_live(
     up = [sys.executable, "-m", "recap", "up", *(f"{k}:={v}" for k, v in arguments.items())]
     client = [
         *(sys.executable, "-m", "recap.nodes.attempts_node"),
-        *("--attempts", str(attempts), "--seed", str(seed), "--out", str(found)),
+        *("--attempts", str(attempts), "--takeovers", str(takeovers)),
+        *("--seed", str(seed), "--out", str(found)),
     ]
     with log.open("w") as file:
         graph = subprocess.Popen(

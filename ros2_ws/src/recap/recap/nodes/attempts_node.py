@@ -220,6 +220,10 @@ class AttemptsNode(Node):
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="run attempts on a graph that is up, and measure it")
     parser.add_argument("--attempts", type=int, default=6)
+    parser.add_argument(
+        "--takeovers", type=int, default=0,
+        help="go on, to twice as many attempts at most, until a person has taken over so often",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the first attempt; then seed + 1, ...")
     parser.add_argument("--task", default="", help="empty: the graph's own")
     parser.add_argument("--out", type=Path, required=True, help="JSON with what was measured")
@@ -236,11 +240,14 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     try:
         node.wait_for_graph(options.wait)
-        for index in range(options.attempts):
+        for index in range(2 * options.attempts):
+            if index >= options.attempts and sum(a.takeovers for a in attempts) >= options.takeovers:
+                break
             attempt = node.run_attempt(options.task, options.seed + index)
             attempts.append(attempt)
+            count = max(index + 1, options.attempts)
             print(
-                f"attempt {index + 1}/{options.attempts}: {attempt.outcome} ({attempt.reason}) "
+                f"attempt {index + 1}/{count}: {attempt.outcome} ({attempt.reason}) "
                 f"after {attempt.duration_s:.1f} s, {attempt.takeovers} takeovers",
                 flush=True,
             )
