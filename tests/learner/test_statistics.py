@@ -10,6 +10,8 @@ def test_wilson_interval_matches_published_values():
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-3)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+    for attempts in range(1, 200):
+        assert wilson_interval(0, attempts)[0] == 0.0 and wilson_interval(attempts, attempts)[1] == 1.0
 
 
 def test_throughput_counts_successes_per_hour_of_attempting():

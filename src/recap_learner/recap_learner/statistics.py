@@ -17,7 +17,8 @@ def wilson_interval(successes: int, attempts: int) -> tuple[float, float]:
     rate, z2 = successes / attempts, Z95 * Z95
     centre = (rate + z2 / (2 * attempts)) / (1 + z2 / attempts)
     half = Z95 / (1 + z2 / attempts) * math.sqrt(rate * (1 - rate) / attempts + z2 / (4 * attempts**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At none and at all the bound is exact, but for rounding.
+    return min(max(0.0, centre - half), rate), max(min(1.0, centre + half), rate)
 
 
 def throughput_per_hour(success: Sequence[bool], duration_s: Sequence[float]) -> float:
