@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("recap_interfaces.msg")
 
-from recap.nodes.attempts_node import timing
+from recap.nodes.attempts_node import timing, wants_more
 
 
 def test_a_late_message_is_a_long_period_and_only_a_missing_one_is_a_missed_tick() -> None:
@@ -30,3 +30,15 @@ def test_pauses_between_stretches_do_not_count() -> None:
     assert found["missed_ticks"] == 0 and found["messages"] == 100
     assert sum(found["period_histogram"]["counts"]) == 98
     assert timing([], []) == {"messages": 0}
+
+
+def test_attempts_go_on_until_a_person_has_taken_over_often_enough_but_not_for_ever() -> None:
+    def made(each: int, attempts: int, wanted: int) -> int:
+        takeovers: list[int] = []
+        while wants_more(takeovers, attempts, wanted):
+            takeovers.append(each)
+        return len(takeovers)
+
+    assert made(1, 6, 2) == 6 and made(0, 6, 0) == 6  # enough already
+    assert made(0, 6, 2) == 12  # no help is wanted
+    assert made(1, 3, 5) == 5

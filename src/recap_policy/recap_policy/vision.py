@@ -89,8 +89,8 @@ class LocalizeHead(nn.Module):
     """From one image's tokens: where each of `keypoints` points is, and whether it is seen.
 
     Linear, so that whoever reads the tokens finds places in them as easily, and one for all cameras: with one
-    for each the places were found better, but the policy on top of them did worse. Only a teacher for the
-    tower: it is thrown away after pre-training.
+    for each the places were found better, but the policy on top of them did worse (docs/learning.md). Only
+    a teacher for the tower: it is thrown away after pre-training.
     """
 
     mean: Tensor

@@ -217,6 +217,13 @@ class AttemptsNode(Node):
         }
 
 
+def wants_more(takeovers: list[int], attempts: int, wanted: int) -> bool:
+    """Whether another attempt is due. takeovers: of each attempt so far; wanted: in all, for which up to as
+    many attempts again are made."""
+    done = len(takeovers)
+    return done < attempts or (sum(takeovers) < wanted and done < 2 * attempts)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="run attempts on a graph that is up, and measure it")
     parser.add_argument("--attempts", type=int, default=6)
@@ -240,9 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     try:
         node.wait_for_graph(options.wait)
-        for index in range(2 * options.attempts):
-            if index >= options.attempts and sum(a.takeovers for a in attempts) >= options.takeovers:
-                break
+        while wants_more([a.takeovers for a in attempts], options.attempts, options.takeovers):
+            index = len(attempts)
             attempt = node.run_attempt(options.task, options.seed + index)
             attempts.append(attempt)
             count = max(index + 1, options.attempts)
