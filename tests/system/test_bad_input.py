@@ -137,7 +137,7 @@ def test_calls_out_of_order_are_answered_in_words(graph: Graph) -> None:
 def test_full_disk_ends_the_attempt_and_keeps_what_was_recorded(graph: Graph, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk here")
     ended: list[EndEpisode.Request] = []
@@ -151,7 +151,7 @@ def test_full_disk_ends_the_attempt_and_keeps_what_was_recorded(graph: Graph, tm
     service = world.create_service(EndEpisode, "end_episode", serve)
     cameras = Cameras(graph)
     try:
-        cameras.size = (1000, 1000)  # some 10 kB each: the disk is full within seconds
+        cameras.size = (1000, 1000)  # some 16 kB each: beside the reserve, room for seconds
         graph.start("recorder", "recap_teleop.nodes.recorder_node", bag_dir=str(disk))
         graph.wait(lambda: world.count_subscribers(topics.EPISODE) > 1, 60.0, "the recorder")
         world.episode("full", Episode.RUNNING)
