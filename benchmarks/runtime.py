@@ -23,6 +23,7 @@ from policy_rate import untrained_policy
 
 from recap_policy.device import RuntimeConfig, resolve
 from recap_policy.inference import WarmUp
+from recap_policy.interface import Sampling
 from recap_policy.runtime import Policy
 from recap_policy.worker import warm_up
 from recap_station.contract import load_station
@@ -56,7 +57,7 @@ def main() -> None:
         for config in ways(given.compile):
             policy = Policy.load(place, station=station, threads=given.threads, runtime=config)
             started = time.perf_counter()
-            warm_up(policy, station, WarmUp(beta=BETAS["guided"]))
+            warm_up(policy, station, WarmUp(Sampling(BETAS["guided"])))
             name = str(resolve(config))
             policies[name] = policy
             result["ways"][name] = {"warm_up_s": round(time.perf_counter() - started, 2)}
@@ -65,7 +66,7 @@ def main() -> None:
     while min(sum(times) for times in taken.values()) < given.seconds:
         for (way, beta), times in taken.items():
             started = time.perf_counter()
-            policies[way].infer(images, station.home, "insert the peg", BETAS[beta])
+            policies[way].infer(images, station.home, "insert the peg", Sampling(BETAS[beta]))
             times.append(time.perf_counter() - started)
     for (way, beta), times in taken.items():
         result["ways"][way][f"{beta}_ms"] = round(1e3 * float(np.median(times)), 2)

@@ -27,6 +27,7 @@ from recap_policy.checkpoint import (
     vision_identity,
 )
 from recap_policy.config import ConfigError, VLAConfig, value_config, vla_config
+from recap_policy.interface import Sampling
 from recap_policy.runtime import ObservationError, Policy
 from recap_policy.text import GemmaTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
@@ -122,7 +123,7 @@ def test_value_function_of_another_tower_is_refused(saved: tuple[Path, Path, VLA
 
 def test_loaded_policy_gives_chunks_within_the_limits_and_a_value(saved: tuple[Path, Path, VLA]) -> None:
     policy = Policy.load(saved[0], saved[1], STATION, threads=1)
-    chunk = policy.infer(_images(), STATION.home, "insert the peg", beta=1.5)
+    chunk = policy.infer(_images(), STATION.home, "insert the peg", Sampling(beta=1.5))
     assert chunk.positions.shape == (50, 14)
     assert chunk.positions.dtype == np.float64
     assert (chunk.positions >= STATION.lower).all() and (chunk.positions <= STATION.upper).all()

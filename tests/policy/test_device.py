@@ -176,6 +176,7 @@ def test_a_policy_on_the_gpu_is_near_the_one_on_the_cpu(tmp_path) -> None:
     import numpy as np
 
     from recap_policy.checkpoint import save_policy
+    from recap_policy.interface import Sampling
     from recap_policy.runtime import Policy
     from recap_station.contract import load_station
 
@@ -183,9 +184,9 @@ def test_a_policy_on_the_gpu_is_near_the_one_on_the_cpu(tmp_path) -> None:
     save_policy(VLA(vla_config("tiny"), WORDS), tmp_path / "policy", {}, station=station)
     images = {c.name: np.full((c.height, c.width, 3), 128, np.uint8) for c in station.cameras}
     chunks = [
-        Policy.load(tmp_path / "policy", runtime=config).infer(images, station.home, "insert the peg", beta)
+        Policy.load(tmp_path / "policy", runtime=config).infer(images, station.home, "insert the peg", how)
         for config in (RuntimeConfig("cpu"), RuntimeConfig("cuda"))
-        for beta in (1.0, 1.5)
+        for how in (Sampling(beta=1.0), Sampling(beta=1.5))
     ]
     for one, other in zip(chunks[:2], chunks[2:], strict=True):
         assert np.abs(one.positions - other.positions).max() < 0.1

@@ -22,6 +22,7 @@ from recap_policy.chunks import Chunk
 from recap_policy.config import vla_config
 from recap_policy.device import RuntimeConfig
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply, WarmUp
+from recap_policy.interface import Sampling
 from recap_policy.shared import SLOT_BYTES, SLOTS, SharedSlots
 from recap_policy.vla import VLA
 from recap_policy.worker import warm_up
@@ -161,12 +162,12 @@ class _Recorder:
     identity, value_identity = "recorder", ""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[float, int, int]] = []
+        self.asked: list[tuple[float, int, int, int]] = []
         self.resets = 0
 
-    def infer(self, images, state, prompt, beta=1.0, steps=5, indicator="positive", committed=None) -> Chunk:
+    def infer(self, images, state, prompt, how=Sampling(), ahead=None) -> Chunk:
         assert {name: image.shape for name, image in images.items()} == dict.fromkeys(JPEGS, (96, 96, 3))
-        self.asked.append((beta, steps, 0 if committed is None else len(committed)))
+        self.asked.append((how.beta, how.steps, how.subtask_every, ahead.frozen if ahead else 0))
         return Chunk(np.zeros((50, 14)))
 
     def reset(self, seed: int | None = None) -> None:
@@ -176,8 +177,8 @@ class _Recorder:
 @pytest.mark.parametrize("beta", [1.0, 1.5])
 def test_warming_up_takes_every_path_that_will_be_taken(beta: float) -> None:
     policy = _Recorder()
-    warm_up(policy, STATION, WarmUp(beta, 7, 3))
-    assert set(policy.asked) == {(b, 7, lead) for b in (1.0, beta) for lead in (0, 3)}
+    warm_up(policy, STATION, WarmUp(Sampling(beta, 7, subtask_every=2), 3))
+    assert set(policy.asked) == {(b, 7, 2, lead) for b in (1.0, beta) for lead in (0, 3)}
     assert policy.resets == 1  # nothing of it is carried over
 
 

@@ -451,6 +451,22 @@ def test_a_policy_server_is_waited_for_drives_and_is_found_again(checkpoints: tu
         graph.close()
 
 
+def test_chunks_are_painted_onto_the_last_ones_rest(checkpoints: tuple[str, str]) -> None:
+    more = {"rtc": "inpainting", "subtask_every": 3, "metadata": "fast", "lead_steps": 6}
+    graph = Graph(checkpoints[0], domain=66 + os.getpid() % 20, **more)
+    try:
+        graph.wait(lambda: graph.status().level != WARN)
+        graph.start_attempt()
+        graph.wait(lambda: len(graph.chunks) >= 3)
+        rows = [np.array(c.positions).reshape(c.horizon, STATION.dof) for c in graph.chunks[:3]]
+        for last, new in zip(rows, rows[1:], strict=False):
+            # From where it was asked on, 6 steps of the last chunk are carried out whatever comes.
+            gaps = [np.abs(last[at : at + 6] - new[:6]).max() for at in range(len(last) - 6)]
+            assert min(gaps) < 1e-5 and 10 <= int(np.argmin(gaps)) <= 25
+    finally:
+        graph.close()
+
+
 def test_a_dead_inference_process_is_replaced(graph: Graph) -> None:
     graph.start_attempt()
     restarts = graph.status().values["restarts"]

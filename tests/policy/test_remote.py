@@ -33,7 +33,7 @@ from websockets.sync.server import serve as listen  # noqa: E402
 from recap_policy.checkpoint import read, save_policy, save_value, tower_identity  # noqa: E402
 from recap_policy.config import value_config, vla_config  # noqa: E402
 from recap_policy.inference import Failed, InferenceProcess, Inferred, Loaded  # noqa: E402
-from recap_policy.interface import ObservationError  # noqa: E402
+from recap_policy.interface import ObservationError, Sampling  # noqa: E402
 from recap_policy.layout import ActionError, Adapter, load_layout, resize_with_pad  # noqa: E402
 from recap_policy.opening import open_policy  # noqa: E402
 from recap_policy.remote import RemoteError, RemotePolicy  # noqa: E402
@@ -121,7 +121,7 @@ def client(uri: str, **options: Any) -> RemotePolicy:
 
 
 def infer(policy: Any, **options: Any) -> Any:
-    return policy.infer(IMAGES, STATION.home, PROMPT, **options)
+    return policy.infer(IMAGES, STATION.home, PROMPT, Sampling(**options))
 
 
 def aloha_observation() -> dict[str, Any]:
@@ -304,7 +304,8 @@ def test_actions_that_do_not_fit_are_refused(answer: dict[str, Any], said: str) 
 def test_round_trip_is_local_inference(policy: Policy, server: PolicyServer) -> None:
     remote = client(server.uri)
     assert remote.identity == policy.identity and remote.value_identity == policy.value_identity != ""
-    for options in ({}, {"beta": 2.0, "steps": 3}, {"indicator": "negative"}):
+    more = {"metadata": "fast", "subtask_every": 3}
+    for options in ({}, {"beta": 2.0, "steps": 3}, {"indicator": "negative"}, more):
         policy.reset(7)
         wanted = [infer(policy, **options) for _ in range(2)]
         remote.reset(7)
@@ -352,7 +353,10 @@ def _without(*path: str) -> dict[str, Any]:
         ({**aloha_observation(), "images": {"cam_high": np.zeros((3, 9, 9))}}, r"\(3, 9, 9\) float64"),
         ({**aloha_observation(), "prompt": 3}, "prompt: int, wanted a string"),
         ({**aloha_observation(), "recap": {"steps": 10**6}}, "recap/steps is 1000000, wanted 1 .. 100"),
-        ({**aloha_observation(), "recap": {"indicator": "great"}}, "indicator is 'great'"),
+        ({**aloha_observation(), "recap": {"indicator": "great"}}, "recap/indicator is 'great'"),
+        ({**aloha_observation(), "recap": {"reset": 1}}, "recap/reset is 1, wanted true or false"),
+        ({**aloha_observation(), "recap": {"seed": -1}}, "recap/seed is -1, wanted 0 .. "),
+        ({**aloha_observation(), "recap": {"beta": float("nan")}}, "recap/beta is nan, wanted 0 .. 10"),
     ],
 )
 def test_malformed_observation_is_refused_in_words(
@@ -399,7 +403,7 @@ def test_a_foreign_server_is_told_nothing_it_does_not_know() -> None:
         assert set(seen[0]) == {"state", "images", "prompt"}
         assert chunk.positions.shape == (50, 14) and chunk.value is None and chunk.indicator == ""
         assert (chunk.positions <= STATION.upper).all()  # open grippers, a little beyond, are brought back
-        with pytest.raises(ObservationError, match=r"knows no advantage: beta is 2 .* wanted 1 and"):
+        with pytest.raises(ObservationError, match=r"knows no advantage .*: beta is 2, .* wanted 1,"):
             infer(remote, beta=2.0)
         with pytest.raises(ObservationError, match="no image of camera left_wrist_camera"):
             remote.infer({"base_camera": IMAGES["base_camera"]}, STATION.home, PROMPT)

@@ -174,26 +174,19 @@ def test_a_recalled_subtask_gives_the_chunk_that_it_gave_when_predicted(trained:
     torch.testing.assert_close(recalled.actions, predicted.actions, atol=1e-5, rtol=1e-4)
 
 
-def test_a_subtask_serves_its_chunks_and_its_seconds() -> None:
-    now = [0.0]
-    memory = SubtaskMemory(every=3, at_most_s=2.0, now=lambda: now[0])
+def test_a_subtask_serves_its_chunks() -> None:
+    memory = SubtaskMemory()
     prompts, seen = ["lift"], []
     for _ in range(7):
-        stands, _ = memory.recall(prompts)
+        stands, _ = memory.recall(prompts, every=3)
         memory.keep(prompts, ["reach"], predicted=stands is None)
         seen.append(stands is None)
     assert seen == [True, False, False, True, False, False, True]
-    assert memory.recall(prompts) == (["reach"], None)
-    now[0] = 2.0
-    assert memory.recall(prompts) == (None, ["reach"])  # too old to stand, still a guess
-    assert memory.recall(["insert the peg"]) == (None, None)
+    assert memory.recall(prompts, every=3) == (["reach"], None)
+    assert memory.recall(prompts) == (None, ["reach"])  # by default each chunk predicts: still a guess
+    assert memory.recall(["insert the peg"], every=3) == (None, None)
     memory.clear()
-    assert memory.recall(prompts) == (None, None)
-    always = SubtaskMemory()
-    always.keep(prompts, ["reach"], predicted=True)
-    assert always.recall(prompts) == (None, ["reach"])
-    with pytest.raises(ValueError, match="at least 1"):
-        SubtaskMemory(every=0)
+    assert memory.recall(prompts, every=3) == (None, None)
 
 
 # Real-time chunking: training-time form

@@ -25,6 +25,18 @@ class Chunk:
     value: float | None = None
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a new chunk is to go on from: what the last one holds from the observation's tick on.
+
+    positions: (n, dof) [rad; gripper 0..1], n >= 1; frozen: how many of these the robot carries out before
+    the new chunk is there, whatever that holds, 0 <= frozen <= n.
+    """
+
+    positions: np.ndarray
+    frozen: int
+
+
 class ChunkBuffer:
     """Holds the newest chunk. The next is due `lead` ticks before `execute` of its rows have passed."""
 
@@ -54,13 +66,13 @@ class ChunkBuffer:
             return None
         return self._chunk.positions[row]
 
-    def committed(self, tick: int) -> np.ndarray:
-        """What is carried out from `tick` on before a chunk asked for now is due, (n, dof) with n <= lead:
-        the new chunk is to go on from there. Nothing before the first chunk."""
-        if self._chunk is None or tick < self._start:
-            return np.empty((0, 0))
+    def ahead(self, tick: int) -> Ahead | None:
+        """What a chunk asked for at `tick` goes on from; None before the first chunk and past its end."""
         row = tick - self._start
-        return self._chunk.positions[row : row + self.lead]
+        if self._chunk is None or not 0 <= row < len(self._chunk.positions):
+            return None
+        rest = self._chunk.positions[row:]
+        return Ahead(rest, min(self.lead, len(rest)))
 
     def flush(self) -> None:
         """Forget everything: nothing comes out until a fresh chunk is pushed."""

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recap_policy.chunks import LEAD_STEPS, Chunk
+from recap_policy.chunks import LEAD_STEPS, Ahead, Chunk
 from recap_policy.device import RuntimeConfig
-from recap_policy.interface import LAYOUT
+from recap_policy.interface import LAYOUT, Sampling
 from recap_policy.shared import SLOTS, SharedSlots, Span
 from recap_station.contract import ContractError, Station
 
@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 class WarmUp:
     """What a policy will be asked for: the slow first passes of it are over before it is called loaded."""
 
-    beta: float = 1.0
-    steps: int = 5
-    lead: int = LEAD_STEPS  # committed steps, see `PolicyInterface.infer`
+    how: Sampling = Sampling()
+    lead: int = LEAD_STEPS  # frozen steps, see `Ahead`
     prompt: str = "warm up"  # its length is a shape, too
 
 
@@ -95,10 +94,9 @@ class InferRequest:
     spans: Mapping[str, Span]
     state: np.ndarray
     prompt: str
-    beta: float
-    steps: int
+    how: Sampling
     reset: bool
-    committed: np.ndarray | None
+    ahead: Ahead | None
 
 
 @dataclass(frozen=True)
@@ -184,10 +182,9 @@ class InferenceProcess:
         jpegs: Mapping[str, Buffer],
         state: np.ndarray,
         prompt: str,
-        beta: float = 1.0,
-        steps: int = 5,
+        how: Sampling = Sampling(),
         reset: bool = False,
-        committed: np.ndarray | None = None,
+        ahead: Ahead | None = None,
     ) -> int:
         """Ask for a chunk → ticket. jpegs: camera name → JPEG; state: (dof,) [rad; gripper 0..1]; reset: an
         attempt begins; the rest as `PolicyInterface.infer`.
@@ -202,7 +199,7 @@ class InferenceProcess:
         slot = min(free)
         spans = dict(zip(jpegs, self._shared.write(slot, jpegs.values()), strict=True))
         self._ticket += 1
-        request = InferRequest(self._ticket, slot, spans, state, prompt, beta, steps, reset, committed)
+        request = InferRequest(self._ticket, slot, spans, state, prompt, how, reset, ahead)
         return self._send(request, slot)
 
     def poll(self, timeout_s: float = 0.0) -> Reply | None:

@@ -7,20 +7,55 @@ before. They are openpi's two (`openpi_client.base_policy.BasePolicy`), with typ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from recap_policy.chunks import Chunk
+from recap_policy.chunks import Ahead, Chunk
+from recap_policy.tokens import INDICATORS
 from recap_station.contract import ContractError, Station
 
 REMOTE_SCHEMES = ("ws://", "wss://")
 API_KEY = "RECAP_API_KEY"  # environment variable, sent to a policy server as openpi's client sends its own
 LAYOUT = "aloha_openpi"  # in which names a server is spoken to where nothing else is said
+RTC = ("auto", "trained", "inpainting", "off")
+LIMITS = {"beta": (0, 10), "steps": (1, 100), "subtask_every": (1, 1000)}
+TOLD = ("beta", "steps", "indicator", "metadata", "subtask_every")  # of `Sampling`, to a server of ours
 
 
 class ObservationError(ContractError):
     """An observation does not fit the robot or the policy. One line with what was found and wanted."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a policy is to draw its chunks. Raises ContractError on what no policy could do.
+
+    beta: guidance towards the indicator, 1: the conditioned branch alone; steps: of denoising; indicator:
+    "positive", "negative" or "" (unconditioned); metadata: of the prompt, "": none; subtask_every: chunks
+    that one predicted sub-task serves (π0.6 predicts it at a lower rate than actions).
+
+    rtc: how a chunk goes on from the last one. "trained": the expert is told what is frozen, as it was
+    trained to be (arXiv 2512.05964). "inpainting": the chunk is pulled towards the rest of the last one,
+    which asks nothing of the training and costs a backward pass a step (arXiv 2506.07339). "off": it begins
+    anew. "auto": "trained" where the model is, else "inpainting".
+    """
+
+    beta: float = 1.0
+    steps: int = 5
+    indicator: str = "positive"
+    metadata: str = ""
+    subtask_every: int = 1
+    rtc: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name) <= high:  # a NaN, too
+                raise ContractError(f"{name} is {getattr(self, name)}, wanted {low} .. {high}")
+        for name, known in (("indicator", tuple(INDICATORS)), ("rtc", RTC)):
+            if getattr(self, name) not in known:
+                raise ContractError(f"{name} is {getattr(self, name)!r}, wanted one of {known}")
 
 
 class PolicyInterface(Protocol):
@@ -39,15 +74,12 @@ class PolicyInterface(Protocol):
         images: Mapping[str, np.ndarray],
         state: np.ndarray,
         prompt: str,
-        beta: float = 1.0,
-        steps: int = 5,
-        indicator: str = "positive",
-        committed: np.ndarray | None = None,
+        how: Sampling = Sampling(),
+        ahead: Ahead | None = None,
     ) -> Chunk:
-        """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1].
+        """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1]; ahead: what
+        the chunk is to go on from, None: nothing is under way.
 
-        beta: guidance towards the indicator; steps: of denoising; committed: (n, dof) commands that the robot
-        carries out from this observation on, whatever is answered: a policy that can, goes on from them.
         Raises ObservationError on an observation that does not fit, and another ContractError where no chunk
         can be had.
         """

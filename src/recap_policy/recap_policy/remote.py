@@ -2,7 +2,7 @@
 
 The server first says what it is (metadata); then each observation is answered by a mapping with actions, or
 by a text that says what went wrong, after which the server closes. A server of ours (`recap_policy.serve`)
-says more under "recap", and is told beta, steps, indicator and seed there; openpi's are not.
+says more under "recap", and is told there what `TOLD` names, and the seed; openpi's are not.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from recap_policy.chunks import Chunk
-from recap_policy.interface import API_KEY, ObservationError, check_observations
+from recap_policy.chunks import Ahead, Chunk
+from recap_policy.interface import API_KEY, TOLD, ObservationError, Sampling, check_observations
 from recap_policy.layout import ActionError, Adapter, Layout, Size
 from recap_policy.wire import MAX_BYTES, WireError, pack, unpack
 from recap_station.contract import ContractError, Station
@@ -83,22 +83,19 @@ class RemotePolicy:
         images: Mapping[str, np.ndarray],
         state: np.ndarray,
         prompt: str,
-        beta: float = 1.0,
-        steps: int = 5,
-        indicator: str = "positive",
-        committed: np.ndarray | None = None,
+        how: Sampling = Sampling(),
+        ahead: Ahead | None = None,
     ) -> Chunk:
         """As `PolicyInterface.infer`; raises RemoteError, and ActionError on actions that do not fit.
 
-        openpi's protocol has no word for committed commands: they are not sent.
+        openpi's protocol has no word for what lies ahead: it is not sent, and each chunk begins anew.
 
-        A foreign server knows no advantage: beta 1 and "positive" are asked of it as nothing, other values
-        refused; it denoises in its own number of steps.
+        A foreign server knows neither advantage nor metadata: beta 1, "positive" and "" are asked of it as
+        nothing, other values refused; steps and sub-tasks are its own affair.
         """
         state = np.asarray(state)
         check_observations([images], state[None], self.station)
-        options = {"beta": float(beta), "steps": int(steps), "indicator": indicator, **self._reset}
-        answer = self._ask(images, state, prompt, options)
+        answer = self._ask(images, state, prompt, how)
         hello = self._hello
         try:
             horizon = hello.horizon if hello else self._adapter.layout.horizon
@@ -129,18 +126,18 @@ class RemotePolicy:
     # --- inside -------------------------------------------------------------------------------------
 
     def _ask(
-        self, images: Mapping[str, np.ndarray], state: np.ndarray, prompt: str, options: Mapping[str, Any]
+        self, images: Mapping[str, np.ndarray], state: np.ndarray, prompt: str, how: Sampling
     ) -> dict[Any, Any]:
         for last in (False, True):  # a connection may have died since it was last used: then a fresh one
             connection = self._connection or self._connect()
             hello = self._hello
             message = self._adapter.write_observation(images, state, prompt, hello.sizes if hello else None)
             if hello:
-                message["recap"] = options
-            elif options["beta"] != 1.0 or options["indicator"] not in ("", "positive"):
+                message["recap"] = {**{name: getattr(how, name) for name in TOLD}, **self._reset}
+            elif how.beta != 1.0 or how.indicator == "negative" or how.metadata:
                 raise ObservationError(
-                    f"{self.uri} knows no advantage: beta is {options['beta']:g} and indicator "
-                    f"{options['indicator']!r}, wanted 1 and 'positive'"
+                    f"{self.uri} knows no advantage and no metadata: beta is {how.beta:g}, indicator "
+                    f"{how.indicator!r}, metadata {how.metadata!r}, wanted 1, 'positive' and ''"
                 )
             try:
                 connection.send(pack(message))

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
-from recap_policy.chunks import Chunk
+from recap_policy.chunks import Ahead, Chunk
 from recap_policy.device import RuntimeConfig, prepare, resolve
-from recap_policy.interface import ObservationError, check_observations
+from recap_policy.interface import ObservationError, Sampling, check_observations
+from recap_policy.rtc import Inpainting
 from recap_policy.sampling import SubtaskMemory
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
@@ -30,14 +31,12 @@ class Policy:
         value_checkpoint: Checkpoint | None = None,
         seed: int = 0,
         runtime: RuntimeConfig | None = None,
-        subtasks: SubtaskMemory | None = None,
     ):
-        """runtime: where and how it computes, None: "auto"; the models are moved there, in place. subtasks:
-        how often the sub-task is predicted; None: for every chunk."""
+        """runtime: where and how it computes, None: "auto"; the models are moved there, in place."""
         self.model, self.checkpoint, self.station = model.eval(), checkpoint, station
         self.value_model, self.value_checkpoint = value, value_checkpoint
         self._generator = torch.Generator().manual_seed(seed)
-        self._subtasks = subtasks or SubtaskMemory()
+        self._subtasks = SubtaskMemory()
         size = model.config.vision.image_size
         for camera in self.station.cameras:
             if (camera.width, camera.height) != (size, size):
@@ -92,18 +91,13 @@ class Policy:
         images: Mapping[str, np.ndarray],
         state: np.ndarray,
         prompt: str,
-        beta: float = 1.0,
-        steps: int = 5,
-        indicator: str = "positive",
-        committed: np.ndarray | None = None,
+        how: Sampling = Sampling(),
+        ahead: Ahead | None = None,
     ) -> Chunk:
-        """images: camera name → (H, W, 3) uint8 RGB; state: (dof,) measured [rad; gripper 0..1].
-
-        committed: (n, dof), see `PolicyInterface.infer`; more than the model was trained for are cut.
-        Raises ObservationError on a missing or misshapen image and on a state that is not finite.
-        """
-        ahead = None if committed is None or not len(committed) else np.asarray(committed)[None]
-        return self.infer_batch([images], np.asarray(state)[None], [prompt], beta, steps, indicator, ahead)[0]
+        """See `PolicyInterface.infer`. Raises ObservationError on a missing or misshapen image and on a state
+        that is not finite, ContractError on an `rtc` that the model was not trained for."""
+        rest = None if ahead is None else Ahead(np.asarray(ahead.positions)[None], ahead.frozen)
+        return self.infer_batch([images], np.asarray(state)[None], [prompt], how, rest)[0]
 
     @torch.inference_mode()
     def infer_batch(
@@ -111,12 +105,10 @@ class Policy:
         images: Sequence[Mapping[str, np.ndarray]],
         states: np.ndarray,
         prompts: Sequence[str],
-        beta: float = 1.0,
-        steps: int = 5,
-        indicator: str = "positive",
-        committed: np.ndarray | None = None,
+        how: Sampling = Sampling(),
+        ahead: Ahead | None = None,
     ) -> list[Chunk]:
-        """As `infer` for several observations at once; states: (B, dof), committed: (B, n, dof)."""
+        """As `infer` for several observations at once; states: (B, dof), ahead's positions: (B, n, dof)."""
         check_observations(images, states, self.station)
         if len(prompts) != len(images):
             raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
@@ -125,28 +117,47 @@ class Policy:
         device = self.placement.device
         features = self.model.encode_images(pixels.to(device))
         state = torch.from_numpy(states).float().to(device)
-        ahead = None
-        if committed is not None:
-            ahead = torch.from_numpy(committed[:, : self.model.config.committed]).float().to(device)
-        subtask, guess = self._subtasks.recall(prompts)
+        committed, inpainting = self._go_on(how.rtc, ahead)
+        subtask, guess = self._subtasks.recall(prompts, how.subtask_every)
         sample = self.model.sample(
             features,
             state,
             prompts,
-            indicator=indicator,
-            beta=beta,
-            steps=steps,
+            indicator=how.indicator,
+            beta=how.beta,
+            steps=how.steps,
             subtask=subtask,
             guess=guess,
             generator=self._generator,
-            committed=ahead,
+            committed=committed,
+            inpainting=inpainting,
+            metadata=[how.metadata] * len(prompts) if how.metadata else None,
         )
-        self._subtasks.keep(prompts, sample.subtask, predicted=subtask is None)
+        if all(self.model.prefix.layout.guess(text) is not None for text in sample.subtask):
+            self._subtasks.keep(prompts, sample.subtask, predicted=subtask is None)
+        else:  # bytes that are no text, as an untrained model writes them, cannot be read again
+            self._subtasks.clear()
         values = None
         if self.value_model is not None:
             values = self.value_model.value(features, state, prompts).tolist()
         positions = np.clip(sample.actions.double().cpu().numpy(), self.station.lower, self.station.upper)
         return [
-            Chunk(positions[row], sample.subtask[row], indicator, values[row] if values else None)
+            Chunk(positions[row], sample.subtask[row], how.indicator, values[row] if values else None)
             for row in range(len(images))
         ]
+
+    def _go_on(self, rtc: str, ahead: Ahead | None) -> tuple[torch.Tensor | None, Inpainting | None]:
+        """What `sample` is told of the last chunk's rest, in one form or the other."""
+        most, horizon = self.model.config.committed, self.model.config.horizon
+        if rtc == "trained" and not most:
+            raise ContractError(
+                f"rtc is 'trained', but policy {self.identity} was not trained to go on from what is frozen, "
+                "wanted 'auto', 'inpainting' or 'off'"
+            )
+        if ahead is None or rtc == "off":
+            return None, None
+        rest = torch.from_numpy(ahead.positions[:, :horizon]).float().to(self.placement.device)
+        if most and rtc != "inpainting":
+            # More is frozen than it was trained for: the rest of it is skipped on arrival all the same.
+            return (rest[:, : min(ahead.frozen, most)] if ahead.frozen else None), None
+        return None, Inpainting(rest, min(ahead.frozen, rest.shape[1]))

@@ -6,9 +6,7 @@ indicator's. Shapes: B batch, T action tokens, H horizon, S prefix tokens, L new
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -256,31 +254,26 @@ def _extend(model: VLA, context: Context, ids: Tensor, told: int = 0) -> tuple[C
 
 
 class SubtaskMemory:
-    """Sub-tasks at a lower rate than chunks (π0.6): which texts stand, and when they are predicted anew.
+    """Sub-tasks at a lower rate than chunks (π0.6): which texts stand, and when they are predicted anew."""
 
-    every: chunks that one prediction serves; at_most_s: seconds that it serves. With `every` 1 each chunk
-    predicts, and the last texts are only a guess, which costs a pass where it is wrong and changes nothing.
-    """
-
-    def __init__(
-        self, every: int = 1, at_most_s: float = math.inf, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        if every < 1 or not at_most_s > 0:
-            raise ValueError(f"a sub-task for {every} chunks, {at_most_s} s, wanted at least 1, above 0")
-        self.every, self.at_most_s, self._now = every, at_most_s, now
+    def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Forget the texts: the next chunk predicts."""
         self._prompts: list[str] = []
         self._texts: list[str] = []
-        self._served, self._since = 0, 0.0
+        self._served = 0
 
-    def recall(self, prompts: Sequence[str]) -> tuple[list[str] | None, list[str] | None]:
-        """→ `subtask` and `guess` for `sample`: texts that stand, or else a guess, or neither."""
+    def recall(self, prompts: Sequence[str], every: int = 1) -> tuple[list[str] | None, list[str] | None]:
+        """→ `subtask` and `guess` for `sample`: texts that stand, or else a guess, or neither.
+
+        every: chunks that one prediction serves. With 1 each chunk predicts, and the last texts are only a
+        guess, which costs a pass where it is wrong and changes nothing.
+        """
         if not self._texts or list(prompts) != self._prompts:
             return None, None
-        if self._served < self.every and self._now() - self._since < self.at_most_s:
+        if self._served < every:
             return self._texts, None
         return None, self._texts
 
@@ -288,5 +281,5 @@ class SubtaskMemory:
         """Note what a chunk was sampled with, and whether the model predicted it or it was recalled."""
         if predicted:
             self._prompts, self._texts = list(prompts), list(texts)
-            self._served, self._since = 0, self._now()
+            self._served = 0
         self._served += 1

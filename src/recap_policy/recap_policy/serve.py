@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as listen
 
-from recap_policy.interface import LAYOUT, ObservationError, PolicyInterface
+from recap_policy.interface import LAYOUT, TOLD, ObservationError, PolicyInterface, Sampling
 from recap_policy.layout import Adapter, Layout, load_layout
 from recap_policy.wire import MAX_BYTES, pack, unpack
 from recap_station.contract import ContractError, Station
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 class PolicyServer:
     """Listens from its making on; `serve_forever` answers until `close` is called from another thread.
 
-    One policy serves all clients, one observation after the other. beta, steps: for clients that say none,
-    as openpi's; prompt: likewise. Raises ContractError where layout and station do not fit or the port
+    One policy serves all clients, one observation after the other. how, prompt: for clients that say
+    nothing of it, as openpi's. Raises ContractError where layout and station do not fit or the port
     cannot be had.
     """
 
@@ -47,17 +48,16 @@ class PolicyServer:
         host: str = "127.0.0.1",
         port: int = 8000,
         prompt: str = "",
-        beta: float = 1.0,
-        steps: int = 5,
+        how: Sampling = Sampling(),
     ):
         self._policy, self._adapter = policy, Adapter(layout, station)
         if unseen := set(station.camera_names) - set(layout.cameras):
             raise ContractError(f"layout {layout.name}: names no image for camera {min(unseen)}")
-        self._prompt, self._beta, self._steps = prompt, beta, steps
+        self._prompt, self._how = prompt, how
         self._one_at_a_time = threading.Lock()
         black = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in station.cameras}
         for _ in range(3):  # the first passes are slow: buffers and kernels are chosen then
-            chunk = policy.infer(black, station.home, prompt or "warm up", beta, steps)
+            chunk = policy.infer(black, station.home, prompt or "warm up", how)
         policy.reset()
         self._metadata = {
             "recap": {
@@ -124,27 +124,37 @@ class PolicyServer:
             raise ObservationError("observation is a text, wanted msgpack")
         message = unpack(data)
         images, state, prompt = self._adapter.read_observation(message, self._prompt)
-        options = _options(message.get("recap"))
+        how, said = self._asked(message.get("recap"))
         with self._one_at_a_time:
             started = time.monotonic()
-            if options.get("reset"):
-                self._policy.reset(options.get("seed"))
-            chunk = self._policy.infer(
-                images,
-                state,
-                prompt,
-                options.get("beta", self._beta),
-                options.get("steps", self._steps),
-                options.get("indicator", "positive"),
-            )
+            if said.get("reset"):
+                self._policy.reset(said.get("seed"))
+            chunk = self._policy.infer(images, state, prompt, how)
             milliseconds = 1e3 * (time.monotonic() - started)
-        said = {"subtask": chunk.subtask, "indicator": chunk.indicator, "value": chunk.value}
+        about = {"subtask": chunk.subtask, "indicator": chunk.indicator, "value": chunk.value}
         return {
             **self._adapter.write_actions(chunk.positions),
-            "recap": said,
+            "recap": about,
             "policy_timing": {"infer_ms": milliseconds},
             "server_timing": {"infer_ms": milliseconds},
         }
+
+    def _asked(self, said: Any) -> tuple[Sampling, Mapping[Any, Any]]:
+        """What a client of ours says beside the observation: how to sample, and the rest. Raises
+        ObservationError."""
+        if said is None:
+            return self._how, {}
+        if not isinstance(said, Mapping):
+            raise ObservationError(f"recap is a {type(said).__name__}, wanted a mapping")
+        for name, (kind, wanted) in _KINDS.items():
+            if name in said and type(said[name]) not in kind:
+                raise ObservationError(f"recap/{name} is {said[name]!r}, wanted {wanted}")
+        if not 0 <= said.get("seed", 0) < 2**63:
+            raise ObservationError(f"recap/seed is {said['seed']}, wanted 0 .. {2**63 - 1}")
+        try:
+            return replace(self._how, **{name: said[name] for name in TOLD if name in said}), said
+        except ContractError as error:
+            raise ObservationError(f"recap/{error}") from error
 
     @staticmethod
     def _refuse(connection: ServerConnection, text: str) -> None:
@@ -156,27 +166,15 @@ class PolicyServer:
             pass
 
 
-_OPTIONS: Mapping[str, tuple[Any, Any, Any]] = {
-    "beta": ((int, float), 0.0, 10.0),
-    "steps": (int, 1, 100),
-    "seed": (int, 0, 2**63 - 1),
-    "reset": (bool, False, True),
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "beta": ((int, float), "a number"),
+    "steps": ((int,), "a whole number"),
+    "subtask_every": ((int,), "a whole number"),
+    "indicator": ((str,), "a word"),
+    "metadata": ((str,), "a text"),
+    "seed": ((int,), "a whole number"),
+    "reset": ((bool,), "true or false"),
 }
-
-
-def _options(said: Any) -> dict[str, Any]:
-    """What a client of ours asks beside the observation. Raises ObservationError."""
-    if said is None:
-        return {}
-    if not isinstance(said, dict):
-        raise ObservationError(f"recap is a {type(said).__name__}, wanted a mapping")
-    for name in said.keys() & _OPTIONS.keys():
-        (kind, low, high), value = _OPTIONS[name], said[name]
-        if not isinstance(value, kind) or not low <= value <= high:
-            raise ObservationError(f"recap/{name} is {value!r}, wanted {low} .. {high}")
-    if not isinstance(said.get("indicator", ""), str):
-        raise ObservationError(f"recap/indicator is {said['indicator']!r}, wanted a word")
-    return said
 
 
 def _health(connection: ServerConnection, request: Request) -> Response | None:
@@ -197,6 +195,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--prompt", default="", help="for clients that send none")
     parser.add_argument("--beta", type=float, default=1.0, help="guidance, for clients that say none")
     parser.add_argument("--steps", type=int, default=5, help="of denoising, for clients that say none")
+    parser.add_argument("--metadata", default="", help="of the prompt, for clients that say none")
+    parser.add_argument("--subtask-every", type=int, default=1, help="chunks a sub-task serves, likewise")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: torch's own choice")
     given = parser.parse_args(words)
     try:
@@ -210,8 +210,7 @@ def main(words: list[str] | None = None) -> int:
             given.host,
             given.port,
             given.prompt,
-            given.beta,
-            given.steps,
+            Sampling(given.beta, given.steps, metadata=given.metadata, subtask_every=given.subtask_every),
         )
     except ValueError as error:
         print(f"recap serve: {error}", file=sys.stderr)

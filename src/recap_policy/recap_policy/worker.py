@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from recap_policy.chunks import Ahead
 from recap_policy.device import RuntimeConfig
 from recap_policy.inference import Failed, InferredRest, InferRequest, Loaded, LoadRequest, WarmUp
 from recap_policy.interface import PolicyInterface
@@ -61,12 +62,13 @@ def warm_up(policy: PolicyInterface, station: Station, asked: WarmUp) -> float:
     """
     images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in station.cameras}
     seconds = 0.0
-    for beta in sorted({1.0, asked.beta}):  # the plain path, then the guided
+    still = Ahead(np.repeat(station.home[None], max(asked.lead, 1), 0), asked.lead)
+    for beta in sorted({1.0, asked.how.beta}):  # the plain path, then the guided
         for _ in range(2):
-            for lead in sorted({0, asked.lead}):  # at an attempt's start nothing is committed to yet
-                ahead = np.repeat(station.home[None], lead, 0) if lead else None
+            for ahead in (None, still):  # at an attempt's start there is nothing to go on from
                 started = time.monotonic()
-                chunk = policy.infer(images, station.home, asked.prompt, beta, asked.steps, committed=ahead)
+                how = replace(asked.how, beta=beta)
+                chunk = policy.infer(images, station.home, asked.prompt, how, ahead)
                 seconds = time.monotonic() - started
                 if not np.isfinite(chunk.positions).all():
                     raise ContractError(
@@ -85,9 +87,7 @@ def _infer(policy: PolicyInterface | None, request: InferRequest, shared: Shared
     images = {
         camera: _decode(camera, shared.read(request.slot, span)) for camera, span in request.spans.items()
     }
-    chunk = policy.infer(
-        images, request.state, request.prompt, request.beta, request.steps, committed=request.committed
-    )
+    chunk = policy.infer(images, request.state, request.prompt, request.how, request.ahead)
     shape = shared.write_array(request.slot, chunk.positions)
     rest = replace(chunk, positions=np.empty(0))
     seconds = time.monotonic() - started

@@ -284,6 +284,7 @@ def evaluate(
     """
     from recap.bringup import UsageError
     from recap.rollout import Rollouts, run_attempts, summarize
+    from recap_policy.interface import Sampling
     from recap_station.contract import ContractError
 
     if not checkpoint.is_dir():
@@ -294,8 +295,7 @@ def evaluate(
         station,
         task,
         checkpoint=checkpoint,
-        beta=beta,
-        indicator="" if indicator == "none" else indicator,
+        sampling=Sampling(beta=beta, indicator="" if indicator == "none" else indicator),
         execute_steps=execute_steps,
     )
     with _bar("Attempts", as_json) as report:

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
+from recap_policy.interface import Sampling
 from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task, load_station, load_task
@@ -52,8 +53,7 @@ class Rollouts:
     task: str
     styles: dict[str, float] | None = None
     checkpoint: Path | None = None
-    beta: float = 1.0
-    indicator: str = "positive"  # "", where the policy is asked for nothing
+    sampling: Sampling = Sampling()
     operator: float = 0.0
     execute_steps: int = EXECUTE_STEPS
     latency_ticks: int = 2
@@ -231,20 +231,14 @@ class _Driver:
             self.pending = None
         if self.pending is None and self.buffer.needs_chunk(tick):
             images = {camera: cell.render(camera) for camera in cell.station.camera_names}
-            committed = self.buffer.committed(tick)
-            chunk = self.policy.infer(
-                images,
-                state,
-                self.prompt,
-                beta=self.how.beta,
-                indicator=self.how.indicator,
-                committed=committed,
-            )
+            ahead = self.buffer.ahead(tick)
+            chunk = self.policy.infer(images, state, self.prompt, self.how.sampling, ahead)
             self.pending = (tick + self.latency, (chunk, tick))
         return self.buffer.pop(tick)
 
     def flush(self) -> None:
         self.buffer.flush()
+        self.policy.reset()  # a person has changed the scene
         self.pending = None
 
 

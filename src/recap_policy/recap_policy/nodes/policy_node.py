@@ -27,15 +27,14 @@ from sensor_msgs.msg import CompressedImage, JointState
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_policy.description import check
 from recap_policy.device import CHOICES, RuntimeConfig
-from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply, WarmUp
-from recap_policy.interface import LAYOUT, is_remote
+from recap_policy.inference import Failed, InferenceProcess, Inferred, Loaded, WarmUp
+from recap_policy.interface import LAYOUT, RTC, Sampling, is_remote
+from recap_policy.minder import Died, Event, Minder, Opened, Refused
 from recap_station import topics
 from recap_station.contract import ContractError
 from recap_station.nodes import qos
 from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
 
-RESTART_AFTER_S = 1.0
-RECONNECT_AFTER_S = 2.0  # a policy server that could not be had is asked for again
 ASK_AGAIN_AFTER_S = 0.1  # after an inference that failed
 
 
@@ -72,6 +71,9 @@ class PolicyNode(RecapNode):
         Param("execute_steps", EXECUTE_STEPS, "steps of a chunk before the next is due", "steps", 1, 50),
         Param("lead_steps", LEAD_STEPS, "how far ahead of that it is asked for", "steps", 0, 49),
         Param("denoising_steps", 5, "Euler steps of a sample", "steps", 1, 100, False),
+        Param("rtc", "auto", f"how a chunk goes on from the last: {', '.join(RTC)}"),
+        Param("subtask_every", 1, "chunks that one predicted sub-task serves", "chunks", 1, 1000, False),
+        Param("metadata", "", "of the prompt, as the policy was trained with; empty: none", read_only=False),
         Param("observation_timeout_s", 0.5, "older images and joint states are not used", "s", 0.05, 10.0),
         Param("inference_threads", 1, "of torch, in the inference process", "", 1, 64),
         Param("inference_nice", 5, "added to the inference process's niceness", "", 0, 19),
@@ -89,28 +91,31 @@ class PolicyNode(RecapNode):
         self._always = self.param("always_infer")
         self._timeout_s = self.param("observation_timeout_s")
         self._latest_ticks = round(self.param("latest_chunk_s") * self.station.control_rate_hz)
-        self._patience_s = self.param("inference_timeout_s")
         self._process = InferenceProcess(
             self.param("inference_threads"),
             self.param("inference_nice"),
             RuntimeConfig(*(self.param(name) for name in CHOICES)),
         )
-        self._checkpoint, self._value_checkpoint = self.param("checkpoint"), self.param("value_checkpoint")
-        self._identity, self._problem = "", ""
-        self._runtime, self._warm_s = "", 0.0  # as the inference process said
+        self._minder = Minder(
+            self._process,
+            self.station,
+            lambda: WarmUp(self._sampling(), self.param("lead_steps"), self._prompt()),
+            self.param("checkpoint"),
+            self.param("value_checkpoint"),
+            self.param("layout"),
+            self.param("inference_timeout_s"),
+        )
+        self._sampling()  # refuses what cannot be meant
         self._failure = ""  # of the last inference
         self._unseen = ""  # why no observation could be sent
         self._waiting_load = ""  # checkpoint to load when the episode is over
         self._between = False  # whether an episode has ended since it was asked for
-        self._load_answers: dict[int, tuple[str, Future]] = {}
         self._asked: _Asked | None = None
-        self._inferring_s: float | None = None  # since when an inference is under way, wanted or not
         self._flushed_ns = 0
         self._tick = self._counted = 0  # of the chunks' clock, see above; of the ticker
         self._moving = False  # whether the last tick sent a command
-        self._deaths = 0
-        self._restart_s = self._reconnect_s = self._ask_s = 0.0
-        self._fresh = True  # whether the next observation is the first of an attempt
+        self._ask_s = 0.0
+        self._fresh = True  # whether the next observation is the first after a break
         self._latency_ms: deque[float] = deque(maxlen=200)
         self._mode: tuple[int, str] | None = None
         self._commanding = self._always
@@ -133,16 +138,18 @@ class PolicyNode(RecapNode):
         # A group of its own: while it awaits the load, the tick that brings the answer must go on.
         own_group = ReentrantCallbackGroup()
         self.create_service(LoadPolicy, "load_policy", self._on_load_policy, callback_group=own_group)
-        self._start_process()
+        self._minder.start()
+        if not self._minder.checkpoint:
+            self.get_logger().warning("no checkpoint: no commands until load_policy brings one")
 
     def activate(self) -> None:
         self._ticker = self.create_ticker(self.station.control_rate_hz, self._on_tick)
 
     def cleanup(self) -> None:
-        self._process.stop()
+        self._minder.stop()
 
     def shutdown(self) -> None:
-        self._process.stop()
+        self._minder.stop()
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -174,7 +181,6 @@ class PolicyNode(RecapNode):
         if started or not self._running:
             self._between = bool(self._waiting_load)
         if started:
-            self._fresh = True
             self._flush(to_ns(message.header.stamp))
 
     async def _on_load_policy(
@@ -186,14 +192,14 @@ class PolicyNode(RecapNode):
             if not is_remote(request.path):
                 check(request.path, "policy", self.station)  # now, while somebody waits for the answer
             self._waiting_load, self._between = request.path, False
-            response.success, response.checkpoint = True, self._identity
+            response.success, response.checkpoint = True, self._minder.identity
             response.message = f"{request.path} will be loaded when the episode under way is over"
             return response
         future: Future = Future()
-        self._load(request.path, future)
-        reply: Reply = await future
+        self._minder.load(request.path, future.set_result)
+        reply: Loaded | Failed = await future
         response.success = isinstance(reply, Loaded)
-        response.checkpoint = self._identity
+        response.checkpoint = self._minder.identity
         response.message = reply.message if isinstance(reply, Failed) else f"loaded {request.path}"
         return response
 
@@ -211,23 +217,14 @@ class PolicyNode(RecapNode):
             self._command.header.stamp = self.get_clock().now().to_msg()
             self._command.position = row.tolist()
             self._commands.publish(self._command)
-        try:
-            if not self._process.running and time.monotonic() >= self._restart_s:
-                self._start_process()
-            while (reply := self._process.poll()) is not None:
-                self._take(reply)
-            running = self._process.running
-            if running and 0 < self._reconnect_s <= time.monotonic() and not self._load_answers:
-                self._load(self._checkpoint)
-            if running and self._between:  # the next may run already: it waits for the new checkpoint's chunk
-                self._load(self._waiting_load)
-                self._waiting_load, self._between = "", False
-            self._end_hung_inference()
-            due = self._always or self._buffer.needs_chunk(self._tick)
-            if self._commanding and self._identity and due and not self._process.busy:
-                self._ask()
-        except InferenceDied as error:
-            self._bury(error)
+        for event in self._minder.step(time.monotonic()):
+            self._take(event)
+        if self._between and self._process.running:  # the next may run: it waits for the new policy's chunk
+            self._minder.load(self._waiting_load)
+            self._waiting_load, self._between = "", False
+        due = self._always or self._buffer.needs_chunk(self._tick)
+        if self._commanding and due and self._minder.ready:
+            self._ask()
 
     def _ask(self) -> None:
         """Send the observation of this moment, if it is whole, recent and made after the last flush."""
@@ -243,62 +240,53 @@ class PolicyNode(RecapNode):
             return
         jpegs = {camera: message.data for camera, (message, _, _) in self._images.items()}
         try:
-            ticket = self._process.infer(
-                jpegs,
-                state,
-                self._prompt(),
-                self.param("beta"),
-                self.param("denoising_steps"),
-                self._fresh,
-                self._buffer.committed(self._tick),
+            ahead = self._buffer.ahead(self._tick)
+            ticket = self._minder.infer(
+                now, jpegs, state, self._prompt(), self._sampling(), self._fresh, ahead
             )
         except ContractError as error:
             self._fail(str(error))
             return
         self._fresh = False
-        self._asked, self._inferring_s = _Asked(ticket, self._tick, self._counted, stamp_ns, now), now
+        self._asked = _Asked(ticket, self._tick, self._counted, stamp_ns, now)
 
-    def _take(self, reply: Reply) -> None:
-        if reply.ticket not in self._load_answers:
-            self._inferring_s = None
-        if isinstance(reply, Inferred):
-            asked = self._asked
-            if asked is not None and asked.ticket == reply.ticket:
+    def _take(self, event: Event) -> None:
+        match event:
+            case Inferred():
+                self._take_chunk(event)
+            case Failed():
                 self._asked = None
-                self._identity = reply.policy  # a server's may have changed
-                late = self._counted - asked.counted
-                if late > self._latest_ticks:  # the scene may be another by now
-                    step_s = self.station.step_s
-                    self._fail(
-                        f"the chunk came {late * step_s:.2f} s after its observation, "
-                        f"wanted at most {self._latest_ticks * step_s:.2f} s"
-                    )
-                    return
-                try:
-                    self._buffer.push(reply.chunk, asked.tick)
-                except ContractError as error:
-                    self._fail(str(error))
-                    return
+                self._fail(event.message)
+            case Opened(path, loaded):
                 self._failure = ""
-                self._publish(reply, asked)
-        elif isinstance(reply, Loaded):
-            self._identity, self._problem, self._failure = reply.policy, "", ""
-            self._runtime, self._warm_s = reply.runtime, reply.seconds
-            path, future = self._load_answers.pop(reply.ticket)
-            self._checkpoint = path
-            self._flush(self._flushed_ns)
-            where = f" ({reply.runtime})" if reply.runtime else ""
-            self.get_logger().info(f"policy {reply.policy} loaded from {path}{where}")
-            future.set_result(reply)
-        elif reply.ticket in self._load_answers:
-            self._problem = reply.message
-            self._load_answers.pop(reply.ticket)[1].set_result(reply)
-            if not self._identity and is_remote(self._checkpoint):
-                self._reconnect_s = time.monotonic() + RECONNECT_AFTER_S
-            self.complain("load_policy", reply.message)
-        else:
-            self._asked = None
-            self._fail(reply.message)
+                self._flush(self._flushed_ns)
+                where = f" ({loaded.runtime})" if loaded.runtime else ""
+                self.get_logger().info(f"policy {loaded.policy} loaded from {path}{where}")
+            case Refused(_, message):
+                self.complain("load_policy", message)
+            case Died(message):
+                self._flush(self._flushed_ns)
+                self.complain("inference", f"{message}; starting another")
+
+    def _take_chunk(self, inferred: Inferred) -> None:
+        asked = self._asked
+        if asked is None or asked.ticket != inferred.ticket:
+            return  # of before a flush
+        self._asked = None
+        late, step_s = self._counted - asked.counted, self.station.step_s
+        if late > self._latest_ticks:  # the scene may be another by now
+            self._fail(
+                f"the chunk came {late * step_s:.2f} s after its observation, "
+                f"wanted at most {self._latest_ticks * step_s:.2f} s"
+            )
+            return
+        try:
+            self._buffer.push(inferred.chunk, asked.tick)
+        except ContractError as error:
+            self._fail(str(error))
+            return
+        self._failure = ""
+        self._publish(inferred, asked)
 
     def _publish(self, reply: Inferred, asked: _Asked) -> None:
         latency_s = time.monotonic() - asked.sent_s
@@ -333,26 +321,21 @@ class PolicyNode(RecapNode):
     def _flush(self, since_ns: int) -> None:
         """Drop the chunk, and one under way; the next is inferred from what was seen after `since_ns`."""
         self._buffer.flush()
-        self._asked = None
+        self._asked, self._fresh = None, True
         self._flushed_ns = since_ns
 
     def _prompt(self) -> str:
         episode = self._episode.prompt if self._episode else ""
         return self.param("prompt") or episode or self.task.prompt
 
-    def _start_process(self) -> None:
-        self._process.start()
-        if self._checkpoint:
-            self._load(self._checkpoint)
-        else:
-            self.get_logger().warning("no checkpoint: no commands until load_policy brings one")
-
-    def _load(self, path: str, answer: Future | None = None) -> None:
-        self._reconnect_s = 0.0
-        steps, lead = self.param("denoising_steps"), self.param("lead_steps")
-        asked = WarmUp(self.param("beta"), steps, lead, self._prompt())
-        ticket = self._process.load(path, self._value_checkpoint, self.station, self.param("layout"), asked)
-        self._load_answers[ticket] = (path, answer or Future())
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.param("beta"),
+            self.param("denoising_steps"),
+            metadata=self.param("metadata"),
+            subtask_every=self.param("subtask_every"),
+            rtc=self.param("rtc"),
+        )
 
     def _missing(self, now: float) -> str:
         """What keeps an observation from being whole and recent, in words; "" where it is both."""
@@ -367,53 +350,37 @@ class PolicyNode(RecapNode):
             return f"{name} is {age:.1f} s old, wanted at most {self._timeout_s:g} s"
         return ""
 
-    def _end_hung_inference(self) -> None:
-        since = self._inferring_s
-        if since is not None and time.monotonic() - since > self._patience_s:
-            self._process.stop(patience_s=0.0)
-            self._bury(InferenceDied(f"an inference took more than {self._patience_s:g} s"))
-
     def _fail(self, message: str) -> None:
         """An inference gave no chunk: the arbiter holds once the last one has run out."""
         self._failure = message if self._commanding else ""
         self._ask_s = time.monotonic() + ASK_AGAIN_AFTER_S
         self.complain("inference", message)
 
-    def _bury(self, error: InferenceDied) -> None:
-        self._deaths += 1
-        self._restart_s = time.monotonic() + RESTART_AFTER_S
-        self._identity, self._problem, self._inferring_s = "", str(error), None
-        self._flush(self._flushed_ns)
-        for ticket, (_, future) in self._load_answers.items():
-            future.set_result(Failed(ticket, str(error)))
-        self._load_answers.clear()
-        self.complain("inference", f"{error}; starting another")
-
     def diagnose(self) -> Iterable[Status]:
-        latency = np.array(self._latency_ms or [0.0])
+        latency, minder = np.array(self._latency_ms or [0.0]), self._minder
         values = {
-            "checkpoint": self._checkpoint,
-            "identity": self._identity,
+            "checkpoint": minder.checkpoint,
+            "identity": minder.identity,
             "latency_p50_ms": float(np.percentile(latency, 50)),
             "latency_max_ms": float(latency.max()),
-            "restarts": self._deaths,
+            "restarts": minder.deaths,
             "commanding": self._commanding,
-            "runtime": self._runtime,
-            "warm_up_ms": 1e3 * self._warm_s,
+            "runtime": minder.runtime,
+            "warm_up_ms": 1e3 * minder.warm_up_s,
         }
-        waited_s = 0.0 if self._inferring_s is None else time.monotonic() - self._inferring_s
-        if self._identity and self._failure:
+        waited_s = minder.waited_s(time.monotonic())
+        if minder.identity and self._failure:
             yield Status("checkpoint", WARN, f"the last inference failed: {self._failure}", values)
-        elif self._identity and waited_s > self._latest_ticks * self.station.step_s:
+        elif minder.identity and waited_s > self._latest_ticks * self.station.step_s:
             yield Status("checkpoint", WARN, f"the chunk asked for {waited_s:.1f} s ago is late", values)
-        elif self._identity and self._commanding and self._unseen:
+        elif minder.identity and self._commanding and self._unseen:
             yield Status("checkpoint", WARN, f"nothing to infer from: {self._unseen}", values)
-        elif self._identity and not self._problem:
-            yield Status("checkpoint", OK, f"policy {self._identity}", values)
-        elif self._problem:
-            yield Status("checkpoint", WARN, self._problem, values)
+        elif minder.identity and not minder.problem:
+            yield Status("checkpoint", OK, f"policy {minder.identity}", values)
+        elif minder.problem:
+            yield Status("checkpoint", WARN, minder.problem, values)
         else:
-            text = "loading" if self._load_answers else "no checkpoint: waiting for load_policy"
+            text = "loading" if minder.loading else "no checkpoint: waiting for load_policy"
             yield Status("checkpoint", WARN, text, values)
 
 
