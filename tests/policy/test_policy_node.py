@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -459,7 +460,7 @@ def test_chunks_are_painted_onto_the_last_ones_rest(checkpoints: tuple[str, str]
         graph.start_attempt()
         graph.wait(lambda: len(graph.chunks) >= 3)
         rows = [np.array(c.positions).reshape(c.horizon, STATION.dof) for c in graph.chunks[:3]]
-        for last, new in zip(rows, rows[1:], strict=False):
+        for last, new in pairwise(rows):
             # From where it was asked on, 6 steps of the last chunk are carried out whatever comes.
             gaps = [np.abs(last[at : at + 6] - new[:6]).max() for at in range(len(last) - 6)]
             assert min(gaps) < 1e-5 and 10 <= int(np.argmin(gaps)) <= 25

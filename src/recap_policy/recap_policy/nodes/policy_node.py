@@ -30,6 +30,7 @@ from recap_policy.device import CHOICES, RuntimeConfig
 from recap_policy.inference import Failed, InferenceProcess, Inferred, Loaded, WarmUp
 from recap_policy.interface import LAYOUT, RTC, Sampling, is_remote
 from recap_policy.minder import Died, Event, Minder, Opened, Refused
+from recap_policy.observation import Observer
 from recap_station import topics
 from recap_station.contract import ContractError
 from recap_station.nodes import qos
@@ -89,7 +90,7 @@ class PolicyNode(RecapNode):
     def configure(self) -> None:
         self._buffer = ChunkBuffer(self.param("execute_steps"), self.param("lead_steps"))
         self._always = self.param("always_infer")
-        self._timeout_s = self.param("observation_timeout_s")
+        self._observer = Observer(self.station, self.param("observation_timeout_s"))
         self._latest_ticks = round(self.param("latest_chunk_s") * self.station.control_rate_hz)
         self._process = InferenceProcess(
             self.param("inference_threads"),
@@ -120,8 +121,6 @@ class PolicyNode(RecapNode):
         self._mode: tuple[int, str] | None = None
         self._commanding = self._always
         self._episode: Episode | None = None
-        self._images: dict[str, tuple[CompressedImage, int, float]] = {}
-        self._state: tuple[np.ndarray, int, float] | None = None
 
         self._command = JointState(name=list(self.station.joint_names))
         self._command.header.frame_id = "policy"
@@ -155,13 +154,13 @@ class PolicyNode(RecapNode):
 
     def _image_callback(self, camera: str) -> Callable[[CompressedImage], None]:
         def keep(message: CompressedImage) -> None:
-            self._images[camera] = (message, to_ns(message.header.stamp), time.monotonic())
+            self._observer.image(camera, message.data, to_ns(message.header.stamp), time.monotonic())
 
         return keep
 
     def _on_state(self, message: JointState) -> None:
         state = self.station.vector(message.name, message.position)
-        self._state = (state, to_ns(message.header.stamp), time.monotonic())
+        self._observer.state(state, to_ns(message.header.stamp), time.monotonic())
 
     def _on_mode(self, message: ControlMode) -> None:
         mode = (message.mode, message.reason)
@@ -231,24 +230,18 @@ class PolicyNode(RecapNode):
         now = time.monotonic()
         if now < self._ask_s:
             return
-        self._unseen = self._missing(now)
-        if self._unseen or self._state is None:
+        seen = self._observer.observe(now)
+        self._unseen = seen if isinstance(seen, str) else ""
+        if isinstance(seen, str) or seen.stamp_ns < self._flushed_ns:
             return
-        state, stamp_ns, _ = self._state
-        stamp_ns = min(stamp_ns, *(stamp for _, stamp, _ in self._images.values()))
-        if stamp_ns < self._flushed_ns:
-            return
-        jpegs = {camera: message.data for camera, (message, _, _) in self._images.items()}
+        prompt, how, ahead = self._prompt(), self._sampling(), self._buffer.ahead(self._tick)
         try:
-            ahead = self._buffer.ahead(self._tick)
-            ticket = self._minder.infer(
-                now, jpegs, state, self._prompt(), self._sampling(), self._fresh, ahead
-            )
+            ticket = self._minder.infer(now, seen.jpegs, seen.state, prompt, how, self._fresh, ahead)
         except ContractError as error:
             self._fail(str(error))
             return
         self._fresh = False
-        self._asked = _Asked(ticket, self._tick, self._counted, stamp_ns, now)
+        self._asked = _Asked(ticket, self._tick, self._counted, seen.stamp_ns, now)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -336,19 +329,6 @@ class PolicyNode(RecapNode):
             subtask_every=self.param("subtask_every"),
             rtc=self.param("rtc"),
         )
-
-    def _missing(self, now: float) -> str:
-        """What keeps an observation from being whole and recent, in words; "" where it is both."""
-        if self._state is None:
-            return f"no {topics.JOINT_STATES} yet"
-        if unseen := [camera for camera in self.station.camera_names if camera not in self._images]:
-            return f"no image of {unseen[0]} yet"
-        ages = {camera: now - at for camera, (_, _, at) in self._images.items()}
-        ages[topics.JOINT_STATES] = now - self._state[2]
-        name, age = max(ages.items(), key=lambda item: item[1])
-        if age > self._timeout_s:
-            return f"{name} is {age:.1f} s old, wanted at most {self._timeout_s:g} s"
-        return ""
 
     def _fail(self, message: str) -> None:
         """An inference gave no chunk: the arbiter holds once the last one has run out."""
