@@ -70,10 +70,12 @@ class VLA(nn.Module):
         fast: Fast | None = None,
         *,
         blank: bool = False,
+        blank_expert: bool = False,
     ) -> None:
         """tokenizer: of the table's vocabulary; None: bytes without words, or, where the table is Gemma's, a
         model that can be built and filled but not read or write. fast: see `fit_normalizers`. blank: leave
-        what real backbones fill without memory (pretrained.py).
+        what real backbones fill without memory (pretrained.py); blank_expert: the expert, which checkpoints
+        fill too.
 
         Raises TextError on a tokenizer of another vocabulary.
         """
@@ -102,7 +104,8 @@ class VLA(nn.Module):
         dof, tokens = config.prefix.dof, config.action_tokens
         self.codec = ActionCodec(dof, config.horizon, tokens, config.action_basis, config.committed)
         told = config.committed * (dof + 1) if config.action_basis == "dct" else 0
-        self.expert = ActionExpert(config.expert, config.backbone, dof, tokens, told)
+        with unfilled(blank_expert):
+            self.expert = ActionExpert(config.expert, config.backbone, dof, tokens, told)
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
         """Statistics of the data, and a FAST tokenizer where the configuration has ids for one and none was
