@@ -378,7 +378,10 @@ config = replace(config, expert=replace(config.expert, width=512, mlp=8000))
 VLA(config, blank=True)  # what PyTorch imports for the first of these is no part of a model
 policy, tower = Path(sys.argv[3]), VisionTower(replace(config.vision, width=768, layers=3, mlp=3072))
 print("identity", size(tower), peak(lambda: tower_identity(tower))[0])
-model = VLA(config, GemmaTokenizer(sys.argv[2], 1000))
+model = VLA(config, GemmaTokenizer(sys.argv[2], 1000), blank=True, blank_expert=True)
+for module in model.modules():
+    for name, parameter in module.named_parameters(recurse=False):
+        setattr(module, name, torch.nn.Parameter(torch.ones(parameter.shape)))
 for dtype in (torch.float32, torch.bfloat16):
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
