@@ -177,6 +177,13 @@ def test_finetuning_keeps_the_tower_that_the_tokens_came_from(frames, vision, tm
     assert {p.dtype for p in load_policy(tmp_path / "next").parameters()} == {torch.float32}
 
 
+def test_robots_with_fewer_cameras_than_the_model_are_trained_on(frames, vision, tmp_path) -> None:
+    fewer = replace(frames, tokens=frames.tokens[:, :2])
+    policy, value = (replace(how, schedule=replace(how.schedule, steps=2)) for how in (POLICY, VALUE))
+    logs = _policy(fewer, vision, tmp_path / "policy", policy), _value(fewer, vision, tmp_path / "v", value)
+    assert all(np.isfinite(log[-1]["loss"]) for log in logs)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_auto_is_float32_on_the_cpu_without_a_gpu() -> None:
     placement = PolicyTraining().prepare(nn.Linear(1, 1))

@@ -13,7 +13,7 @@ from recap_learner.frames import Frames
 from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
-from recap_policy.prefix import make_tokenizer
+from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
 
 
@@ -77,13 +77,16 @@ def train_policy(
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = torch.multinomial(odds, how.schedule.batch, replacement=True, generator=generator).numpy()
+        features = torch.from_numpy(frames.tokens[pick].astype(np.float32))
+        features, camera_mask = fill_slots(features, model.config.prefix.cameras)
         batch = Batch(
-            image_features=torch.from_numpy(frames.tokens[pick].astype(np.float32)),
+            image_features=features,
             state=state[pick],
             prompt=prompts[pick].tolist(),
             subtask=stages[pick].tolist(),
             indicator=torch.from_numpy(indicator[pick].astype(np.int64)),
             actions=chunks[pick],
+            camera_mask=camera_mask,
         )
         return model.loss(batch.to(placement.device), generator, how.draws, how.indicator_dropout)
 

@@ -18,7 +18,7 @@ from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advant
 from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
-from recap_policy.prefix import make_tokenizer
+from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.value import ValueModel
 
 
@@ -98,7 +98,7 @@ def value_per_tick(model: ValueModel, frames: Frames, batch: int = 512) -> dict[
     with torch.no_grad():
         for i in range(0, len(frames), batch):
             part = frames.where(np.arange(i, min(i + batch, len(frames))))
-            out.append(model.value(*_inputs(part, model.centres.device)).cpu().numpy())
+            out.append(model.value(**_inputs(part, model)).cpu().numpy())
     at_frames = np.concatenate(out)
     values = {}
     for index in np.unique(frames.episode):
@@ -136,16 +136,15 @@ def _fit_value(
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     test = test[:: max(1, len(test) // 1500)]
     placement = how.prepare(model)
-    device = placement.device
-    target = target.to(device)
+    target = target.to(placement.device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
-        logits = model.logits(*_inputs(frames.where(pick), device))
+        logits = model.logits(**_inputs(frames.where(pick), model))
         return {"loss": F.cross_entropy(logits, model.two_hot(target[pick]))}
 
     def held_out_loss() -> float:
-        logits = model.logits(*_inputs(frames.where(test), device))
+        logits = model.logits(**_inputs(frames.where(test), model))
         return float(F.cross_entropy(logits, model.two_hot(target[test])))
 
     stop = EarlyStop(model, held_out_loss, how.check_every, how.patience)
@@ -191,12 +190,17 @@ def _targets(frames: Frames, norm: Normalizer) -> torch.Tensor:
     return torch.from_numpy(frames.per_tick(returns).astype(np.float32))
 
 
-def _inputs(frames: Frames, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    return (
-        torch.from_numpy(frames.tokens.astype(np.float32)).to(device),
-        torch.from_numpy(frames.state).to(device),
-        frames.prompts.tolist(),
-    )
+def _inputs(frames: Frames, model: ValueModel) -> dict[str, Any]:
+    """What the model takes, where it is."""
+    device = model.centres.device
+    features = torch.from_numpy(frames.tokens.astype(np.float32)).to(device)
+    features, camera_mask = fill_slots(features, model.config.prefix.cameras)
+    return {
+        "image_features": features,
+        "state": torch.from_numpy(frames.state).to(device),
+        "prompt": frames.prompts.tolist(),
+        "camera_mask": camera_mask,
+    }
 
 
 def _fresh(frames: Frames, how: ValueTraining, seed: int) -> ValueModel:

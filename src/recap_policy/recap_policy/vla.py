@@ -52,6 +52,7 @@ class Batch:
     weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
     metadata: Metadata = None
     fast: Sequence[NDArray[np.int64]] | None = None  # from VLA.action_codes; None: encoded as needed
+    camera_mask: Tensor | None = None  # (B, C) bool: which of the model's cameras there are; None: all
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -127,7 +128,8 @@ class VLA(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these.
 
-        Raises InputError on another number or size of images.
+        C is the model's, or less where the robot has fewer: see prefix.fill_slots. Raises InputError on more
+        images or another size of them.
         """
         check_images(images, self.config.prefix.cameras, self.config.vision.image_size)
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
@@ -154,7 +156,8 @@ class VLA(nn.Module):
         self._check_actions(batch.actions)
         rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
         indicator = drop_indicator(batch.indicator, rate, generator)
-        prefix = self.prefix(batch.image_features, batch.state, self._examples(batch, indicator))
+        texts = self._examples(batch, indicator)
+        prefix = self.prefix(batch.image_features, batch.state, texts, batch.camera_mask)
         first, stop = span(prefix.learnt)
         read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
         hidden, cache = self.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
