@@ -66,8 +66,8 @@ def test_training_in_bfloat16_learns_as_in_float32(frames, vision, tmp_path, tra
 @TRAININGS
 def test_a_killed_training_ends_in_the_same_checkpoint(frames, vision, tmp_path, train, how) -> None:
     """Noise, dropout and the early stop go on where they were."""
-    schedule = replace(how.schedule, save_every_s=0)  # after each step
-    how = replace(how, schedule=schedule, precision="bfloat16", checkpointing=True)
+    how = replace(how, precision="bfloat16", checkpointing=True)
+    each_step = replace(how, schedule=replace(how.schedule, save_every_s=0))
 
     notes = iter(range(9))
 
@@ -77,7 +77,7 @@ def test_a_killed_training_ends_in_the_same_checkpoint(frames, vision, tmp_path,
 
     train(frames, vision, tmp_path / "whole" / "model", how)
     with pytest.raises(KeyboardInterrupt):
-        train(frames, vision, tmp_path / "broken" / "model", how, die)
+        train(frames, vision, tmp_path / "broken" / "model", each_step, die)
     assert list((tmp_path / "broken").rglob("state.pt"))
     train(frames, vision, tmp_path / "broken" / "model", how)
     whole, broken = (read(tmp_path / name / "model") for name in ("whole", "broken"))
