@@ -1,7 +1,7 @@
 """What a training step costs, against the plain way. The last line is JSON.
 
     python benchmarks/train_step.py [--seconds 20] [--count 0] [--shape tiny small] [--threads 2]
-        [--ways plain shared bf16] [--batch N] [--draws 4] [--recompute]
+        [--ways plain shared bf16] [--batch N] [--draws 4] [--recompute] [--device auto]
 
 One step of an example is one pass of the prefix, `draws` noise samples and times through the expert, the
 backward pass and AdamW, on cached image features, as the learner trains. Ways, taken in turns:
@@ -25,7 +25,8 @@ a `small` without state in its text and without FAST tokens.
 
 `peak_mb`: most memory of a process that takes three `shared` steps of the last shape, with a batch three
 times as large, and `peak_recompute_mb` with the configuration's `recompute` (activation checkpointing), each
-in a process of its own; `recompute_cost` is the ratio of their best steps' CPU times.
+in a process of its own, on a GPU what torch allocated there; `recompute_cost` is the ratio of their best
+steps' CPU times, on a GPU of their durations.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from recap_learner.training import Computation
 from recap_policy.config import VLAConfig, vla_config
+from recap_policy.device import CHOICES, RuntimeConfig, resolve
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 
@@ -96,9 +98,12 @@ def repeated(batch: Batch, times: int) -> Batch:
     )
 
 
-def step_of(way: str, config: VLAConfig, rows: int, draws: int) -> Callable[[], float]:
-    """A training step of a model of its own → its loss."""
+def step_of(way: str, config: VLAConfig, rows: int, draws: int, device: str) -> Callable[[], float]:
+    """A training step of a model of its own, as the learner's → its loss. Returns when it is done."""
     model, batch = made(config, rows)
+    half = way in ("bf16", "both")
+    placement = Computation(device=device, precision="bfloat16" if half else "float32").prepare(model)
+    batch, where = batch.to(placement.device), placement.device.type
     if way in ("compiled", "both"):
         model.backbone.compile()
         model.expert.compile()
@@ -106,14 +111,15 @@ def step_of(way: str, config: VLAConfig, rows: int, draws: int) -> Callable[[], 
         batch, draws = repeated(batch, draws), 1
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     generator = torch.Generator().manual_seed(0)
-    half = way in ("bf16", "both")
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+        with torch.autocast(where, placement.dtype, enabled=half):
             loss = model.loss(batch, generator, draws)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if where == "cuda":
+            torch.cuda.synchronize()
         return float(loss.detach())
 
     return step
@@ -137,14 +143,19 @@ def in_turns(steps: dict[str, Callable[[], float]], seconds: float, count: int) 
     return {way: np.array(durations) for way, durations in found.items()}
 
 
-def memory(name: str, rows: int, draws: int, recompute: bool) -> None:
+def memory(name: str, rows: int, draws: int, recompute: bool, device: str) -> None:
     """Of this process: most memory [MB] after three steps, and the best one's CPU time [s]. Prints JSON."""
-    step = step_of("shared", shape(name, recompute), rows, draws)
+    step = step_of("shared", shape(name, recompute), rows, draws, device)
+    on_gpu = resolve(RuntimeConfig(device, cuda_graphs="off")).device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
     durations = []
     for _ in range(3):
-        start = time.process_time()
+        start = clock()
         step()
-        durations.append(time.process_time() - start)
+        durations.append(clock() - start)
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        return print(json.dumps({"peak_mb": round(peak), "seconds": min(durations)}))
     # Not ru_maxrss, which begins with that of the process that started this one.
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
@@ -153,7 +164,7 @@ def memory(name: str, rows: int, draws: int, recompute: bool) -> None:
 
 def memory_apart(name: str, rows: int, given: argparse.Namespace, recompute: bool) -> dict[str, float]:
     command = [sys.executable, __file__, "--memory", "--shape", name, "--batch", str(rows)]
-    command += ["--draws", str(given.draws), "--threads", str(given.threads)]
+    command += ["--draws", str(given.draws), "--threads", str(given.threads), "--device", given.device]
     command += ["--recompute"] if recompute else []
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(found.stdout.splitlines()[-1])
@@ -172,19 +183,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing in every way")
     parser.add_argument("--memory", action="store_true", help="only the memory of `shared` in this process")
+    parser.add_argument("--device", default="auto", choices=CHOICES["device"])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.memory:
-        return memory(given.shape[0], given.batch, given.draws, given.recompute)
+        return memory(given.shape[0], given.batch, given.draws, given.recompute, given.device)
 
     speedup, rate, best = {}, {}, {}
     for name in given.shape:
         rows = given.batch or BATCH[name]
         config = shape(name, given.recompute)
         ways = ["plain", *[way for way in given.ways if way != "plain"]]
-        found = in_turns(
-            {way: step_of(way, config, rows, given.draws) for way in ways}, given.seconds, given.count
-        )
+        steps = {way: step_of(way, config, rows, given.draws, given.device) for way in ways}
+        found = in_turns(steps, given.seconds, given.count)
         ratio = {way: float(np.median(found["plain"] / found[way])) for way in ways if way != "plain"}
         print(json.dumps({"shape": name, **{way: round(value, 2) for way, value in ratio.items()}}))
         best[name] = max(ratio, key=ratio.__getitem__)
@@ -203,6 +214,7 @@ def main() -> None:
         "recompute_cost": round(saved["seconds"] / kept["seconds"], 2),
         "draws": given.draws,
         "threads": given.threads,
+        "device": str(resolve(RuntimeConfig(given.device, cuda_graphs="off")).device),
     }
     print(json.dumps(result))
 

@@ -1,13 +1,29 @@
-"""A small tokenizer.json in Gemma's format."""
+"""A small tokenizer.json in Gemma's format; and lets the tests of this folder share `small_models.py`: pytest
+imports each test file on its own."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent))
 
 WORDS = "insert the peg into socket pick up fast no mistake positive negative State Task Advantage Subtask"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products are slower on several; and the same seed for every test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

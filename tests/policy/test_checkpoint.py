@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from recap_policy.checkpoint import (
@@ -32,6 +33,7 @@ from recap_policy.runtime import ObservationError, Policy
 from recap_policy.text import GemmaTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
+from recap_policy.weights import identify, write
 from recap_station.contract import Camera, load_station
 
 STATION = load_station("aloha")
@@ -333,7 +335,9 @@ def test_checkpoints_from_before_files_were_listed_are_read(
 
 
 MEASURE = """
+import ctypes
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -341,9 +345,10 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from test_checkpoint import STATION, _shape
 
-from recap_policy.checkpoint import load_policy, save_policy
+from recap_policy.checkpoint import load_policy, save_policy, tower_identity
 from recap_policy.config import vla_config
 from recap_policy.text import GemmaTokenizer
+from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA
 
 
@@ -353,30 +358,105 @@ def memory(name):
 
 
 def peak(call):
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # nothing is taken from what was freed before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
     result = call()
     return memory("VmHWM") - before, result
 
 
-model = VLA(_shape(vla_config("small"), 100_000, 384), GemmaTokenizer(sys.argv[2], 1000)).bfloat16()
-model.codec.float(), model.prefix.normalizer.float()
-VLA(model.config, blank=True)  # what PyTorch imports for the first of these is no part of a model
-size = sum(p.numel() * p.element_size() for p in model.parameters())
-saving, _ = peak(lambda: save_policy(model, sys.argv[3], {}, station=STATION))
+def size(model):
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def loading(folder, dtype):
+    taken, model = peak(lambda: load_policy(folder, dtype=dtype))
+    print("load", size(model), taken)
+
+
+config = _shape(vla_config("small"), 20_000, 384)
+config = replace(config, expert=replace(config.expert, width=512, mlp=8000))
+VLA(config, blank=True)  # what PyTorch imports for the first of these is no part of a model
+policy, tower = Path(sys.argv[3]), VisionTower(replace(config.vision, width=768, layers=3, mlp=3072))
+print("identity", size(tower), peak(lambda: tower_identity(tower))[0])
+model = VLA(config, GemmaTokenizer(sys.argv[2], 1000), blank=True, blank_expert=True)
+for module in model.modules():
+    for name, parameter in module.named_parameters(recurse=False):
+        setattr(module, name, torch.nn.Parameter(torch.ones(parameter.shape)))
+for dtype in (torch.float32, torch.bfloat16):
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    print("save", size(model), peak(lambda: save_policy(model, policy / str(dtype), {}, station=STATION))[0])
 del model
-loading, _ = peak(lambda: load_policy(sys.argv[3]))
-print(size, saving, loading)
+for stored, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+    loading(policy / str(stored), None)
+    loading(policy / str(stored), other)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to see the peak")
 def test_the_peak_of_memory_is_the_model(gemma_file: Path, tmp_path: Path) -> None:
-    """Saving takes nothing like a copy, loading one model: nothing twice, at any size."""
+    """Saving and hashing take nothing like a copy, loading one model in the type that is asked for."""
     here = str(Path(__file__).parent)
-    arguments = [sys.executable, "-c", MEASURE, here, str(gemma_file), str(tmp_path / "p")]
+    arguments = [sys.executable, "-c", MEASURE, here, str(gemma_file), str(tmp_path)]
     run = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=250)
-    size, saving, loading = map(int, run.stdout.split())
-    print(f"model {size / 2**20:.0f} MiB, peak saving {saving / 2**20:.0f}, loading {loading / 2**20:.0f}")
-    assert size > 70e6
-    assert saving < 0.2 * size and loading < 1.2 * size
+    found = [(what, int(size), int(peak)) for what, size, peak in map(str.split, run.stdout.splitlines())]
+    assert [what for what, _, _ in found] == ["identity", "save", "save", *["load"] * 4]
+    for what, size, peak in found:
+        print(f"{what}: {size / 2**20:.0f} MiB, peak {peak / 2**20:.0f}")
+        assert size > 60e6
+        assert peak < (1.2 if what == "load" else 0.2) * size
+
+
+def test_files_are_those_that_safetensors_writes(tmp_path: Path) -> None:
+    types = torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool
+    tensors = {f"{9 - i}.weight": torch.rand(3, i + 1).mul(9).to(dtype) for i, dtype in enumerate(types)}
+    tensors |= {"scalar": torch.tensor(2.0), "nothing": torch.zeros(0, 4), "turned": torch.rand(5, 3).T}
+    digest = write(tensors, tmp_path / "file")
+    wanted = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    assert (tmp_path / "file").read_bytes() == wanted
+    assert digest.hexdigest() == identify(tensors).hexdigest() == hashlib.sha256(wanted).hexdigest()
+
+
+def test_identity_is_of_names_types_shapes_and_bytes() -> None:
+    base = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([3.0])}
+    flipped = base["b"].view(torch.uint8).clone()
+    flipped[0] ^= 1
+    others = [
+        {"a": base["a"], "c": base["b"]},
+        {"a": base["b"], "b": base["a"]},
+        {**base, "b": base["b"].view(torch.int32)},
+        {**base, "a": base["a"].T},
+        {**base, "a": base["a"].half()},
+        {**base, "b": flipped.view(torch.float32)},
+        {"a": base["a"]},
+        {**base, "c": torch.zeros(0)},
+    ]
+    found = [identify(tensors).hexdigest() for tensors in (base, *others)]
+    assert len(set(found)) == len(found)
+    assert identify(dict(reversed(base.items()))).hexdigest() == found[0]
+
+
+@pytest.mark.parametrize("piece", [2**23, 1000])
+def test_weights_are_converted_as_they_are_read_and_statistics_are_not(
+    large: tuple[Path, VLA], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr("recap_policy.weights._PIECE_BYTES", piece)
+    narrow = large[1]
+    wide = load_policy(large[0], STATION, torch.float32)
+    save_policy(wide, tmp_path / "wide", {}, station=STATION)
+    again = load_policy(tmp_path / "wide", STATION, torch.bfloat16)
+    for model, dtype in ((wide, torch.float32), (again, torch.bfloat16)):
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        for name, tensor in narrow.state_dict().items():
+            found = model.state_dict()[name]
+            assert torch.equal(found, tensor.to(found.dtype)), name
+        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        assert {buffer.dtype for buffer in statistics} == {torch.float32}
+
+
+def test_a_tiny_policy_and_a_value_can_be_read_in_another_type(saved: tuple[Path, Path, VLA]) -> None:
+    for model in (load_policy(saved[0], dtype=torch.bfloat16), load_value(saved[1], dtype=torch.bfloat16)):
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert model.prefix.normalizer.low.dtype == torch.float32

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import policy_of
 from torch import Tensor
 
-from recap_policy.config import VLAConfig, value_config, vla_config
+from recap_policy.config import value_config
 from recap_policy.pretrained import fill, load_backbone, load_gguf
 from recap_policy.reference import PretrainedError, places, shape_of
 from recap_policy.value import ValueModel
@@ -81,14 +82,6 @@ def _change(folder: Path, change: Any) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
-
-
-def _policy() -> VLAConfig:
-    whole = vla_config("pi06")
-    shape = shape_of(BOTH)
-    assert shape.vision and shape.backbone
-    expert = replace(whole.expert, width=32, mlp=48)
-    return replace(whole, vision=shape.vision, backbone=shape.backbone, expert=expert)
 
 
 def test_every_tensor_arrives_where_it_belongs(tmp_path: Path) -> None:
@@ -205,7 +198,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_a_policy_is_filled_from_one_folder_and_the_rest_is_fresh(tmp_path: Path) -> None:
     stored = _write(tmp_path / "gemma", BOTH)
     torch.manual_seed(0)
-    model = VLA(_policy(), blank=True)
+    model = VLA(policy_of(shape_of(BOTH)), blank=True)
     assert model.backbone.layers[0].attention.qkv.weight.is_meta
     fill(model, tmp_path / "gemma", dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -235,12 +228,12 @@ def test_a_value_function_is_filled_from_two_folders(tmp_path: Path) -> None:
 def test_what_no_folder_held_is_named(tmp_path: Path) -> None:
     _write(tmp_path / "gemma", TEXT)
     with pytest.raises(PretrainedError, match=r"missing: vision\.positions, vision\.stem\.weight"):
-        fill(VLA(_policy(), blank=True), tmp_path / "gemma")
+        fill(VLA(policy_of(shape_of(BOTH)), blank=True), tmp_path / "gemma")
 
 
 def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "gemma", BOTH)
-    config = _policy()
+    config = policy_of(shape_of(BOTH))
     other = replace(config, backbone=replace(config.backbone, window=9, query_scale=24.0))
     with pytest.raises(PretrainedError, match=r"window is 8, wanted 9; query_scale is 16.0, wanted 24.0"):
         fill(VLA(other), tmp_path / "gemma")

@@ -13,28 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import policy_of
 from torch import Tensor, nn
 
-from recap_policy.config import GEMMA3_4B, GEMMA3_270M, SIGLIP_SO400M, VLAConfig, vla_config
+from recap_policy.config import GEMMA3_4B, GEMMA3_270M, SIGLIP_SO400M, VLAConfig
 from recap_policy.pretrained import Pretrained, fill, load_backbone, load_gguf
 from recap_policy.reference import shape_of
 from recap_policy.vla import VLA
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def transformers() -> Any:
     return pytest.importorskip("transformers", reason="the reference, transformers, is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 TEXT = {
@@ -197,13 +190,9 @@ def test_tower_gives_the_hidden_states_of_transformers(
 
 
 def _policy() -> VLAConfig:
-    """`pi06` at the sizes above."""
-    whole = vla_config("pi06")
-    text = shape_of({"model_type": "gemma3_text", **TEXT, "vocab_size": 800}).backbone
-    vision = shape_of({"model_type": "siglip_vision_model", **VISION}).vision
-    assert text and vision
-    expert = replace(whole.expert, width=32, mlp=48)
-    return replace(whole, vision=replace(vision, pool=2), backbone=text, expert=expert)
+    text = shape_of({"model_type": "gemma3_text", **TEXT, "vocab_size": 800})
+    config = policy_of(text, shape_of({"model_type": "siglip_vision_model", **VISION}))
+    return replace(config, vision=replace(config.vision, pool=2))
 
 
 @torch.no_grad()

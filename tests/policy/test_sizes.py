@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import gemma_backbone, gemma_policy, opened, siglip
 from torch import Tensor
 
 from recap_policy.backbone import window_mask
 from recap_policy.config import (
-    BackboneConfig,
     ConfigError,
     ValueConfig,
-    VisionConfig,
-    VLAConfig,
     to_dict,
     value_config,
     value_from_dict,
@@ -31,22 +29,13 @@ from recap_policy.text import GemmaTokenizer, TextError, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA, Batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HORIZON = 50
-VOCABULARY = 2000  # more than the small tokenizer's, as Gemma 3 4B's table has rows that no text has
 
 
 @pytest.fixture(scope="module")
 def gemma(gemma_file: Path) -> GemmaTokenizer:
     return GemmaTokenizer(gemma_file, action_codes=1000)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_sizes_are_those_of_the_paper() -> None:
@@ -87,47 +76,21 @@ def test_a_tower_that_gives_other_tokens_is_refused() -> None:
         replace(config, vision=replace(config.vision, pool=1))
 
 
-def _backbone(whole: BackboneConfig) -> BackboneConfig:
-    """Seven layers, of which the sixth is global; a window shorter than the prompt."""
-    return replace(whole, width=48, layers=7, head_dim=16, mlp=64, window=8, vocabulary=VOCABULARY)
-
-
-def _vision(whole: VisionConfig) -> VisionConfig:
-    size = 4 * whole.patch
-    return replace(whole, image_size=size, width=32, layers=2, heads=4, mlp=48, pool=min(whole.pool, 2))
-
-
-def _policy(name: str) -> VLAConfig:
-    whole = vla_config(name)
-    return replace(
-        whole,
-        vision=_vision(whole.vision),
-        backbone=_backbone(whole.backbone),
-        expert=replace(whole.expert, width=32, mlp=48),
-        prefix=replace(whole.prefix, action_codes=1000),
-        max_subtask=12,
-    )
-
-
 def _value() -> ValueConfig:
     whole = value_config("value-670m")
     assert whole.vision
-    own = _vision(whole.vision)
+    own = siglip(whole.vision)
     return replace(
         whole,
         vision=own,
         vision_width=own.width,
         vision_tokens=own.tokens,
-        backbone=_backbone(whole.backbone),
+        backbone=gemma_backbone(whole.backbone),
     )
 
 
 def _model(name: str, tokenizer: GemmaTokenizer) -> VLA:
-    model = VLA(_policy(name), tokenizer)
-    for parameter in model.expert.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)  # the gates open, so that all reaches the actions
-    return model
+    return opened(VLA(gemma_policy(name), tokenizer))
 
 
 def _fitted(name: str, tokenizer: GemmaTokenizer) -> VLA:
@@ -328,10 +291,10 @@ def test_sampling_writes_nothing_but_text(gemma: GemmaTokenizer) -> None:
 
 def test_a_table_wants_the_tokenizer_of_its_vocabulary(gemma: GemmaTokenizer) -> None:
     with pytest.raises(TextError, match="tokenizer is a TinyTokenizer, wanted the table's: a GemmaTokenizer"):
-        VLA(_policy("small"), TinyTokenizer())
+        VLA(gemma_policy("small"), TinyTokenizer())
     with pytest.raises(TextError, match="tokenizer is a GemmaTokenizer, wanted the table's: a TinyTokenizer"):
         VLA(vla_config("tiny"), gemma)
-    config = _policy("small")
+    config = gemma_policy("small")
     with pytest.raises(TextError, match=rf"tokenizer of {gemma.size} ids, wanted at most the table's 900"):
         VLA(replace(config, backbone=replace(config.backbone, vocabulary=900)), gemma)
     model = VLA(config)
@@ -396,7 +359,7 @@ def test_bfloat16_weights_train_and_sample_near_float32(gemma: GemmaTokenizer) -
 
 
 def test_a_fresh_model_gets_the_tokenizer_of_its_table(gemma_file: Path) -> None:
-    tiny, large = vla_config("tiny"), _policy("small")
+    tiny, large = vla_config("tiny"), gemma_policy("small")
     words = make_tokenizer(tiny.backbone, tiny.prefix, ["insert the peg"])
     assert isinstance(words, TinyTokenizer) and set(words.words) == {"insert", " the", " peg"}
     assert isinstance(make_tokenizer(large.backbone, large.prefix, [], str(gemma_file)), GemmaTokenizer)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_models import opened, tiny_policy
 from torch import Tensor
 
 from recap_policy.backbone import prefix_mask, token_positions
-from recap_policy.config import VLAConfig, vla_config
+from recap_policy.config import VLAConfig
 from recap_policy.expert import Commitment
 from recap_policy.fast import Fast
 from recap_policy.prefix import InputError, Prefix
@@ -18,21 +19,8 @@ from recap_policy.prompt import PromptError, PromptWarning
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch, drop_indicator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = TinyTokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
-def _config() -> VLAConfig:
-    tiny = vla_config("tiny")
-    return replace(tiny, backbone=replace(tiny.backbone, width=64, layers=2, mlp=96))
 
 
 def _batch(rows: int = 8, seed: int = 0) -> Batch:
@@ -53,16 +41,8 @@ def _batch(rows: int = 8, seed: int = 0) -> Batch:
 
 
 def _model(batch: Batch, tokenizer: TinyTokenizer = WORDS, config: VLAConfig | None = None) -> VLA:
-    model = VLA(config or _config(), tokenizer)
+    model = VLA(config or tiny_policy(), tokenizer)
     model.fit_normalizers(batch.actions, batch.state, torch.zeros(14, dtype=torch.bool))
-    return model
-
-
-def _opened(model: VLA) -> VLA:
-    """With the expert's gates open, so that everything reaches the actions before any training."""
-    for parameter in model.expert.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
@@ -110,7 +90,7 @@ def test_images_see_each_other_and_text_sees_only_the_past() -> None:
 
 def test_the_indicator_changes_no_subtask_logit_and_does_change_the_actions() -> None:
     batch = _batch()
-    model = _opened(_model(batch))
+    model = opened(_model(batch))
 
     def losses(code: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(1)
@@ -125,7 +105,7 @@ def test_the_indicator_changes_no_subtask_logit_and_does_change_the_actions() ->
 def test_reading_in_pieces_equals_reading_at_once() -> None:
     """The sampler's cached prefix gives the velocity that the training pass gives for the same text."""
     batch = replace(_batch(4), indicator=torch.tensor([1, 0, -1, 1]))
-    model = _opened(_model(batch))
+    model = opened(_model(batch))
     seen: list[Tensor] = []
     told: list[Commitment] = []
     hook = model.expert.register_forward_hook(lambda _m, _i, out: seen.append(out))
@@ -159,7 +139,7 @@ def test_the_expert_reaches_the_backbone_unless_insulated() -> None:
     batch = _batch()
 
     def gradient(insulate: bool) -> Tensor:
-        model = _opened(_model(batch, config=replace(_config(), insulate=insulate, subtask_weight=0.0)))
+        model = opened(_model(batch, config=replace(tiny_policy(), insulate=insulate, subtask_weight=0.0)))
         model.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
         weight = model.backbone.layers[0].attention.qkv.weight
         return weight.grad
@@ -170,7 +150,7 @@ def test_the_expert_reaches_the_backbone_unless_insulated() -> None:
 
 def test_draws_do_not_see_each_other() -> None:
     batch = _batch(2)
-    model = _opened(_model(batch))
+    model = opened(_model(batch))
     seen = torch.ones(2, 2, 5, dtype=torch.bool)
     cache = [(torch.randn(2, 1, 5, 32), torch.randn(2, 1, 5, 32)) for _ in range(2)]
     plan = model.expert.plan(seen, seen.sum(2))
@@ -190,7 +170,7 @@ def test_three_in_ten_indicators_are_dropped_each_on_its_own() -> None:
 
 def test_zero_weight_takes_an_example_out_of_the_loss() -> None:
     batch = _batch(2)
-    model = _opened(_model(batch))
+    model = opened(_model(batch))
     weighted = replace(batch, weight=torch.tensor([1.0, 0.0]))
     model.loss(weighted, torch.Generator().manual_seed(0))["loss"].backward()
     before = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -264,9 +244,9 @@ def test_recomputing_activations_changes_no_gradient() -> None:
 
     def gradients(recompute: bool) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        config = _config()
+        config = tiny_policy()
         config = replace(config, backbone=replace(config.backbone, recompute=recompute, dropout=0.1))
-        model = _opened(_model(batch, config=config))
+        model = opened(_model(batch, config=config))
         torch.manual_seed(1)
         model.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -282,7 +262,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
 
 def test_metadata_gives_way_to_the_task_and_says_so() -> None:
     batch = _batch(2)
-    model = _opened(_model(batch)).eval()
+    model = opened(_model(batch)).eval()
     noise = torch.randn(2, 10, 14)
     task = "x" * 46
     arguments = (batch.image_features, batch.state, [task] * 2)
@@ -297,7 +277,7 @@ def test_metadata_gives_way_to_the_task_and_says_so() -> None:
 
 def test_metadata_is_read() -> None:
     batch = _batch(2)
-    model = _opened(_model(batch)).eval()
+    model = opened(_model(batch)).eval()
     noise = torch.randn(2, 10, 14)
     arguments = (batch.image_features, batch.state, batch.prompt)
     plain, told = (
@@ -335,8 +315,8 @@ def test_batches_that_do_not_fit_are_refused(changes: dict, message: str) -> Non
 
 def test_images_that_do_not_fit_are_refused() -> None:
     model = _model(_batch(2))
-    with pytest.raises(InputError, match=r"images \(1, 2, 96, 96, 3\) of 2 cameras, wanted 3"):
-        model.encode_images(torch.zeros(1, 2, 96, 96, 3, dtype=torch.uint8))
+    with pytest.raises(InputError, match=r"images \(1, 4, 96, 96, 3\) of 4 cameras, wanted 1 to 3"):
+        model.encode_images(torch.zeros(1, 4, 96, 96, 3, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"images of \(48, 96, 3\) torch.uint8, wanted \(96, 96, 3\)"):
         model.encode_images(torch.zeros(1, 3, 48, 96, 3, dtype=torch.uint8))
     with pytest.raises(InputError, match=r"torch.float32, wanted \(96, 96, 3\) torch.uint8"):
@@ -360,18 +340,18 @@ def test_samples_that_cannot_be_are_refused() -> None:
 def test_a_horizon_that_the_policy_was_not_made_for_is_refused() -> None:
     batch = _batch(2)
     with pytest.raises(InputError, match=r"actions are \(9, 40, 14\), wanted \(examples, 50, 14\)"):
-        VLA(_config()).fit_normalizers(torch.zeros(9, 40, 14), torch.zeros(9, 14), torch.zeros(14).bool())
+        VLA(tiny_policy()).fit_normalizers(torch.zeros(9, 40, 14), torch.zeros(9, 14), torch.zeros(14).bool())
     fast = Fast.fit(batch.actions[:, :40].numpy())
     with pytest.raises(InputError, match="FAST for 40 steps of 14 joints, wanted 50 steps of 14"):
-        VLA(_config(), fast=fast)
+        VLA(tiny_policy(), fast=fast)
     with pytest.raises(InputError, match="tokens, wanted at most the vocabulary's 0"):
-        VLA(_config(), fast=Fast.fit(batch.actions.numpy()))
+        VLA(tiny_policy(), fast=Fast.fit(batch.actions.numpy()))
 
 
 def test_own_vocabulary_can_have_fast_too() -> None:
     """`tiny`'s tokens, with ids for FAST: the loss of all parts falls on few examples."""
     batch = _batch(4)
-    config = replace(_config(), prefix=replace(_config().prefix, action_codes=300), insulate=True)
+    config = replace(tiny_policy(), prefix=replace(tiny_policy().prefix, action_codes=300), insulate=True)
     model = _model(batch, TinyTokenizer.fit(["insert the peg"], 128, 300), config)
     assert model.fast is not None and model.fast.size <= 300
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)

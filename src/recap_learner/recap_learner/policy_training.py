@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from recap_learner.frames import Frames
-from recap_learner.training import Progress, Schedule, fit
+from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
-from recap_policy.prefix import make_tokenizer
+from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
 
 
 @dataclass(frozen=True)
-class PolicyTraining:
+class PolicyTraining(Computation):
     """draws: noise draws a sample in the flow loss (they share one pass of the backbone).
     indicator_dropout: share of examples trained without the indicator (paper: 0.3).
     positive_share: if set, positives are drawn so that they make up this share of every batch;
@@ -64,6 +64,7 @@ def train_policy(
     model = load_policy(start, station) if start else _fresh(frames, chunks, how, vision, seed)
     # The tower is frozen: its tokens were computed once for every frame.
     model.vision.requires_grad_(False)
+    placement = how.prepare(model)
     stages, prompts = frames.stages, frames.prompts
     weight = np.full(len(frames), 1.0 / len(frames))
     if how.positive_share is not None:
@@ -76,17 +77,21 @@ def train_policy(
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = torch.multinomial(odds, how.schedule.batch, replacement=True, generator=generator).numpy()
+        features = torch.from_numpy(frames.tokens[pick].astype(np.float32))
+        features, camera_mask = fill_slots(features, model.config.prefix.cameras)
         batch = Batch(
-            image_features=torch.from_numpy(frames.tokens[pick].astype(np.float32)),
+            image_features=features,
             state=state[pick],
             prompt=prompts[pick].tolist(),
             subtask=stages[pick].tolist(),
             indicator=torch.from_numpy(indicator[pick].astype(np.int64)),
             actions=chunks[pick],
+            camera_mask=camera_mask,
         )
-        return model.loss(batch, generator, how.draws, how.indicator_dropout)
+        return model.loss(batch.to(placement.device), generator, how.draws, how.indicator_dropout)
 
-    log = fit(model, loss, how.schedule, seed, out.parent / "training" / out.name, progress)
+    workbench = out.parent / "training" / out.name
+    log = fit(model, loss, how.schedule, seed, workbench, progress, precision=placement.dtype)
     save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
     return log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from recap_learner.frames import Frames
 from recap_learner.gates import ValueReport, judge_value
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
-from recap_learner.training import Progress, Schedule, fit
+from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
-from recap_policy.prefix import make_tokenizer
+from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.value import ValueModel
 
 
 @dataclass(frozen=True)
-class ValueTraining:
+class ValueTraining(Computation):
     """Folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
     over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold.
     tokenizer: as PolicyTraining's."""
@@ -96,7 +98,7 @@ def value_per_tick(model: ValueModel, frames: Frames, batch: int = 512) -> dict[
     with torch.no_grad():
         for i in range(0, len(frames), batch):
             part = frames.where(np.arange(i, min(i + batch, len(frames))))
-            out.append(model.value(*_inputs(part)).numpy())
+            out.append(model.value(**_inputs(part, model)).cpu().numpy())
     at_frames = np.concatenate(out)
     values = {}
     for index in np.unique(frames.episode):
@@ -133,29 +135,54 @@ def _fit_value(
 ) -> None:
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     test = test[:: max(1, len(test) // 1500)]
-    best: dict[str, Any] = {"loss": float("inf"), "bad": 0, "weights": None}
+    placement = how.prepare(model)
+    target = target.to(placement.device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
-        logits = model.logits(*_inputs(frames.where(pick)))
+        logits = model.logits(**_inputs(frames.where(pick), model))
         return {"loss": F.cross_entropy(logits, model.two_hot(target[pick]))}
 
-    def stop(step: int) -> bool:
-        if (step + 1) % how.check_every:
-            return False
-        with torch.no_grad():
-            logits = model.logits(*_inputs(frames.where(test)))
-            found = float(F.cross_entropy(logits, model.two_hot(target[test])))
-        if found < best["loss"]:
-            best.update(loss=found, bad=0, weights={k: v.clone() for k, v in model.state_dict().items()})
-        else:
-            best["bad"] += 1
-        return best["bad"] >= how.patience
+    def held_out_loss() -> float:
+        logits = model.logits(**_inputs(frames.where(test), model))
+        return float(F.cross_entropy(logits, model.two_hot(target[test])))
 
-    fit(model, loss, how.schedule, seed, workbench, progress, stop)
-    if best["weights"]:
-        model.load_state_dict(best["weights"])
+    stop = EarlyStop(model, held_out_loss, how.check_every, how.patience)
+    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype)
+    if stop.weights:
+        model.load_state_dict(stop.weights)
     model.eval()
+
+
+class EarlyStop:
+    """A training.Stop that remembers the best weights: those at which `check`, looked at every so many steps
+    without dropout, was least. Ends where the last `patience` looks brought nothing better."""
+
+    def __init__(
+        self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int
+    ) -> None:
+        self._model, self._check, self._every, self._patience = model, check, check_every, patience
+        self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> bool:
+        if (step + 1) % self._every:
+            return False
+        self._model.eval()
+        found = self._check()
+        self._model.train()
+        if found < self.least:
+            self.least, self.bad = found, 0
+            self.weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        else:
+            self.bad += 1
+        return self.bad >= self._patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"least": self.least, "bad": self.bad, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.least, self.bad, self.weights = state["least"], state["bad"], state["weights"]
 
 
 def _targets(frames: Frames, norm: Normalizer) -> torch.Tensor:
@@ -163,12 +190,17 @@ def _targets(frames: Frames, norm: Normalizer) -> torch.Tensor:
     return torch.from_numpy(frames.per_tick(returns).astype(np.float32))
 
 
-def _inputs(frames: Frames) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    return (
-        torch.from_numpy(frames.tokens.astype(np.float32)),
-        torch.from_numpy(frames.state),
-        frames.prompts.tolist(),
-    )
+def _inputs(frames: Frames, model: ValueModel) -> dict[str, Any]:
+    """What the model takes, where it is."""
+    device = model.centres.device
+    features = torch.from_numpy(frames.tokens.astype(np.float32)).to(device)
+    features, camera_mask = fill_slots(features, model.config.prefix.cameras)
+    return {
+        "image_features": features,
+        "state": torch.from_numpy(frames.state).to(device),
+        "prompt": frames.prompts.tolist(),
+        "camera_mask": camera_mask,
+    }
 
 
 def _fresh(frames: Frames, how: ValueTraining, seed: int) -> ValueModel:

@@ -3,12 +3,12 @@
 Policies with Gemma's vocabulary have its `tokenizer.json` beside them, those with FAST its `fast.json`. The
 JSON (see `description`) also holds the model's configuration, `tiny`'s words and the hash of each of these
 files. Statistics of states and actions are tensors among the weights. The identity is a hash of weights and
-JSON, verified on loading. Weights are written and read in pieces: the peak of memory is the model.
+JSON, verified on loading. Weights are written and read in pieces (weights.py): the peak of memory is the
+model.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from recap_policy import weights
 from recap_policy.config import (
@@ -94,8 +94,11 @@ def save_vision(tower: VisionTower, config: VLAConfig, folder: str | Path, linea
     )
 
 
-def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
-    """Read a policy, in eval mode, on the CPU. station: the robot it is for, checked when given.
+def load_policy(
+    folder: str | Path, station: Station | None = None, dtype: torch.dtype | None = None
+) -> VLA:
+    """Read a policy, in eval mode, on the CPU. station: the robot it is for, checked when given. dtype: of
+    its parameters, converted as they are read; None: as stored. Statistics keep their type.
 
     Raises CheckpointError on anything missing, damaged, misshapen or meant for another robot.
     """
@@ -104,12 +107,18 @@ def load_policy(folder: str | Path, station: Station | None = None) -> VLA:
     def build(config: dict[str, Any]) -> VLA:
         shape = vla_from_dict(config["model"])
         fast = Fast.load(path) if FAST in config.get("files", {}) else None
-        return VLA(shape, _tokenizer(path, config, shape), fast, blank=_is_large(shape))
+        large = _is_large(shape)
+        return VLA(shape, _tokenizer(path, config, shape), fast, blank=large, blank_expert=large)
 
-    return _load(path, "policy", station, build)
+    return _load(path, "policy", station, build, dtype)
 
 
-def load_value(folder: str | Path, station: Station | None = None, tower: str | None = None) -> ValueModel:
+def load_value(
+    folder: str | Path,
+    station: Station | None = None,
+    tower: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ValueModel:
     """Read a value function, as `load_policy`. tower: the policy's, which must be the one it learnt on."""
     path = Path(folder)
     found = read(path).tower
@@ -122,7 +131,7 @@ def load_value(folder: str | Path, station: Station | None = None, tower: str | 
         shape = value_from_dict(config["model"])
         return ValueModel(shape, _tokenizer(path, config, shape), blank=_is_large(shape))
 
-    return _load(path, "value", station, build)
+    return _load(path, "value", station, build, dtype)
 
 
 def load_vision(folder: str | Path) -> VisionTower:
@@ -136,7 +145,8 @@ def vision_identity(folder: str | Path) -> str:
 
 
 def tower_identity(tower: VisionTower) -> str:
-    return weights.short(hashlib.sha256(safetensors.torch.save(_tensors(tower))))
+    """Hash of the tower's names, types, shapes and bytes; wherever it lies, no copy of it is made."""
+    return weights.short(weights.identify(tower.state_dict()))
 
 
 def _shape(model: VLA | ValueModel) -> dict[str, Any]:
@@ -168,8 +178,7 @@ def _save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        safetensors.torch.save_file(_tensors(model), fresh / WEIGHTS)
-        digest = weights.digest(fresh / WEIGHTS)
+        digest = weights.write(model.state_dict(), fresh / WEIGHTS)
         files = {WEIGHTS: weights.short(digest)}
         tokenizer, fast = getattr(model, "tokenizer", None), getattr(model, "fast", None)
         if isinstance(tokenizer, GemmaTokenizer):
@@ -208,8 +217,9 @@ def _save(
 
 
 def _load(
-    folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any]], Model]
-) -> Model:
+    folder: Path, kind: str, station: Station | None, build: Callable[[dict[str, Any]], Model],
+    dtype: torch.dtype | None = None,
+) -> Model:  # fmt: skip
     config, checkpoint = read_config(folder), check(folder, kind, station)
     files: Mapping[str, str] = config.get("files", {})
     for name in files.keys() - {WEIGHTS}:
@@ -218,7 +228,7 @@ def _load(
         model = build(config)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a {kind} checkpoint: {error}") from error
-    digest = weights.fill(model, folder / WEIGHTS)
+    digest = weights.fill(model, folder / WEIGHTS, dtype)
     if WEIGHTS in files:
         _compare(folder / WEIGHTS, weights.short(digest), files[WEIGHTS])
     found = _identity(digest, config)
@@ -230,10 +240,6 @@ def _load(
 def _compare(path: Path, found: str, wanted: str) -> None:
     if found != wanted:
         raise CheckpointError(f"{path}: damaged: contents hash to {found}, wanted {wanted}")
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _identity(read: Digest, config: Mapping[str, Any]) -> str:

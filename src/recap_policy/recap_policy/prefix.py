@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -121,10 +122,14 @@ class PrefixEmbedding(nn.Module):
         bins = state_bins(self.normalizer.scaled(state.float()).cpu().numpy())
         return [self.layout.prompt(*row) for row in zip(prompt, bins, about, strict=True)]
 
-    def forward(self, features: Tensor, state: Tensor, rows: Sequence[Row]) -> Prefix:
-        """features: (B, cameras, tokens, vision width); state: (B, dof); rows: B of text, state among it.
+    def forward(
+        self, features: Tensor, state: Tensor, rows: Sequence[Row], camera_mask: Tensor | None = None
+    ) -> Prefix:
+        """features: (B, cameras, tokens, vision width); state: (B, dof); rows: B of text, state among it;
+        camera_mask: (B, cameras) bool, False where a robot lacks a camera that the model has, None: all are
+        there. What stands in an absent one's place is padding: seen by nobody, and without a position.
 
-        Raises InputError on features that are not the cameras' and where the batch sizes differ.
+        Raises InputError on features or a mask that are not the cameras' and where the batch sizes differ.
         """
         if not len(rows) == len(features) == len(state):
             raise InputError(
@@ -133,11 +138,14 @@ class PrefixEmbedding(nn.Module):
             )
         text, device = self.layout.table(rows), state.device
         ids = torch.from_numpy(text.ids).to(device)
-        parts = [self.images(features), self.text(ids)]
+        parts = [self.images(features, camera_mask), self.text(ids)]
         kinds = [*[Kind.IMAGE] * self.image_count, *[Kind.STATE] * self.state_count]
         if self.state_count:
             parts.insert(1, self.state(state))
-        front = np.broadcast_to(np.array(kinds, np.uint8), (len(rows), len(kinds)))
+        front = np.tile(np.array(kinds, np.uint8), (len(rows), 1))
+        if camera_mask is not None:
+            absent = ~camera_mask.cpu().numpy().repeat(self.image_shape[1], 1)
+            front[:, : self.image_count][absent] = Kind.PAD
         nothing = np.full(front.shape, text.pad, np.int64)
         table = Table(
             np.concatenate([nothing, text.ids], 1), np.concatenate([front, text.kinds], 1), text.pad
@@ -157,7 +165,7 @@ class PrefixEmbedding(nn.Module):
             images=self.image_count,
         )
 
-    def images(self, features: Tensor) -> Tensor:
+    def images(self, features: Tensor, camera_mask: Tensor | None = None) -> Tensor:
         """(B, cameras, tokens, vision_width) → (B, image_count, width)"""
         cameras, tokens, width = self.image_shape
         if features.ndim != 4 or features.shape[1] != cameras:
@@ -168,6 +176,10 @@ class PrefixEmbedding(nn.Module):
                 f"features of {features.shape[2]} tokens of width {features.shape[3]}, "
                 f"wanted {tokens} of {width}"
             )
+        if camera_mask is not None:
+            self._check_cameras(camera_mask, len(features))
+            # Whatever stands there: keys that nobody sees still must be numbers.
+            features = features.masked_fill(~camera_mask.to(features.device)[..., None, None], 0.0)
         projected = self.image_projection(self.image_norm(features.type_as(self.camera)))
         return (projected + self.camera).flatten(1, 2)
 
@@ -184,6 +196,13 @@ class PrefixEmbedding(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Embeddings and output weights are tied, as in Gemma."""
         return self.table.logits(hidden)
+
+    def _check_cameras(self, camera_mask: Tensor, rows: int) -> None:
+        wanted = rows, self.config.cameras
+        if camera_mask.dtype != torch.bool or tuple(camera_mask.shape) != wanted:
+            raise InputError(
+                f"camera_mask is {tuple(camera_mask.shape)} {camera_mask.dtype}, wanted {wanted} torch.bool"
+            )
 
     def _check_state(self, state: Tensor) -> None:
         if state.ndim != 2 or state.shape[1] != self.config.dof:
@@ -230,11 +249,26 @@ def make_tokenizer(
     return GemmaTokenizer(file, prefix.action_codes)
 
 
+def fill_slots(features: Tensor, cameras: int) -> tuple[Tensor, Tensor | None]:
+    """(B, c, tokens, width) of a robot with c <= `cameras` → features of as many cameras as the model has,
+    zeros for those behind the robot's own, and the `camera_mask` that says so; None where none is missing.
+
+    Raises InputError on more cameras than the model has.
+    """
+    missing = cameras - features.shape[1]
+    if missing < 0:
+        raise InputError(f"features of {features.shape[1]} cameras, wanted at most {cameras}")
+    if not missing:
+        return features, None
+    there = torch.arange(cameras, device=features.device) < features.shape[1]
+    return F.pad(features, (0, 0, 0, 0, 0, missing)), there.expand(len(features), -1)
+
+
 def check_images(images: Tensor, cameras: int, size: int) -> None:
-    """Raises InputError unless images are (B, cameras, size, size, 3) uint8."""
-    if images.ndim != 5 or images.shape[1] != cameras:
+    """Raises InputError unless images are (B, c, size, size, 3) uint8, with c from 1 to `cameras`."""
+    if images.ndim != 5 or not 0 < images.shape[1] <= cameras:
         found = images.shape[1] if images.ndim > 1 else 0
-        raise InputError(f"images {tuple(images.shape)} of {found} cameras, wanted {cameras}")
+        raise InputError(f"images {tuple(images.shape)} of {found} cameras, wanted 1 to {cameras}")
     if images.shape[2:] != (size, size, 3) or images.dtype != torch.uint8:
         raise InputError(
             f"images of {tuple(images.shape[2:])} {images.dtype}, wanted {(size, size, 3)} torch.uint8"

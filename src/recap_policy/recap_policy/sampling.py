@@ -57,6 +57,7 @@ def sample(
     committed: Tensor | None = None,
     metadata: Metadata = None,
     inpainting: Inpainting | None = None,
+    camera_mask: Tensor | None = None,
 ) -> Sample:
     """Chunks from noise in `steps` Euler steps.
 
@@ -64,7 +65,7 @@ def sample(
     f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
     take instead of decoding them. guess: texts that are probably decoded, such as the last ones: where
     right, all is read in one pass; the result is the same either way. noise: (B, T, dof) instead of
-    `generator`.
+    `generator`. camera_mask: (B, C) bool, as Batch's.
 
     Real-time chunking, in two forms that both go with any beta, as both branches see them. committed:
     (B, n, dof) commands that the robot carries out from this observation on, whatever is sampled; told to an
@@ -80,7 +81,7 @@ def sample(
         pull = None if inpainting is None else Pull(model.codec, inpainting, state)
         rows = model.prefix.prompts(prompt, state, metadata)
         told = model.prefix.layout.advantage(indicator)
-        context, texts = _read(model, image_features, state, rows, told, subtask, guess)
+        context, texts = _read(model, image_features, state, rows, told, subtask, guess, camera_mask)
         seen = _branches(context, both=bool(indicator) and beta != 1.0)
         wanted = len(state), model.config.action_tokens, model.config.prefix.dof
         if noise is None:
@@ -169,14 +170,15 @@ def _read(
     told: Row,
     subtask: Sequence[str] | None,
     guess: Sequence[str] | None,
+    camera_mask: Tensor | None,
 ) -> tuple[Context, list[str]]:
     """told: the indicator."""
     expected, sure = (guess, False) if subtask is None else (subtask, True)
     if expected is not None:
-        context = _read_all(model, features, state, prompts, expected, told, sure)
+        context = _read_all(model, features, state, prompts, expected, told, sure, camera_mask)
         if context is not None:
             return context, list(expected)
-    return _read_and_decode(model, features, state, prompts, told)
+    return _read_and_decode(model, features, state, prompts, told, camera_mask)
 
 
 def _read_all(
@@ -187,6 +189,7 @@ def _read_all(
     expected: Sequence[str],
     told: Row,
     sure: bool,
+    camera_mask: Tensor | None,
 ) -> Context | None:
     """The whole prefix in one pass, with the sub-task texts `expected`; None, unless `sure`, where the
     model itself would have written others."""
@@ -197,7 +200,7 @@ def _read_all(
     if len(known) < len(written):
         return None
     rows = [prompt + subtask + told for prompt, subtask in zip(prompts, known, strict=True)]
-    prefix = model.prefix(features, state, rows)
+    prefix = model.prefix(features, state, rows, camera_mask)
     first, stop = span(prefix.learnt)
     read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
     hidden, cache = model.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
@@ -208,12 +211,12 @@ def _read_all(
 
 
 def _read_and_decode(
-    model: VLA, features: Tensor, state: Tensor, prompts: Sequence[Row], told: Row
+    model: VLA, features: Tensor, state: Tensor, prompts: Sequence[Row], told: Row, camera_mask: Tensor | None
 ) -> tuple[Context, list[str]]:
     """The prefix with the sub-task text that the model writes, token by token."""
     layout, device = model.prefix.layout, state.device
     tokenizer, cue = layout.tokenizer, layout.subtask_cue
-    prefix = model.prefix(features, state, [row + cue for row in prompts])
+    prefix = model.prefix(features, state, [row + cue for row in prompts], camera_mask)
     first, stop = int(prefix.last.min()), int(prefix.last.max()) + 1
     hidden, cache = model.backbone(prefix.x, prefix.positions, prefix.mask, read=slice(first, stop))
     hidden = hidden[torch.arange(len(state), device=device), prefix.last - first]

@@ -55,26 +55,37 @@ class ValueModel(nn.Module):
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     def logits(
-        self, image_features: Tensor, state: Tensor, prompt: Sequence[str], metadata: Metadata = None
+        self,
+        image_features: Tensor,
+        state: Tensor,
+        prompt: Sequence[str],
+        metadata: Metadata = None,
+        camera_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins). Raises as VLA.loss does.
+        """(B, C, tokens, vision width), (B, dof), B prompts → (B, bins). camera_mask: (B, C) bool, as
+        Batch's. Raises as VLA.loss does.
 
         Read from the last of the value's cue, behind everything else: never padding, whatever the prompts'
         lengths.
         """
         cue = self.prefix.layout.value_cue
         rows = [row + cue for row in self.prefix.prompts(prompt, state, metadata)]
-        prefix = self.prefix(image_features, state, rows)
+        prefix = self.prefix(image_features, state, rows, camera_mask)
         first, stop = int(prefix.last.min()), int(prefix.last.max()) + 1
         hidden, _ = self.backbone(prefix.x, prefix.positions, prefix.mask, read=slice(first, stop))
         own = torch.arange(len(rows), device=state.device), prefix.last - first
         return self.head(hidden[own]).float()
 
     def value(
-        self, image_features: Tensor, state: Tensor, prompt: Sequence[str], metadata: Metadata = None
+        self,
+        image_features: Tensor,
+        state: Tensor,
+        prompt: Sequence[str],
+        metadata: Metadata = None,
+        camera_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B,) expected normalised return, -1 .. 0."""
-        return self.expectation(self.logits(image_features, state, prompt, metadata))
+        """(B,) expected normalised return, -1 .. 0. Arguments: those of `logits`."""
+        return self.expectation(self.logits(image_features, state, prompt, metadata, camera_mask))
 
     def expectation(self, logits: Tensor) -> Tensor:
         """(…, bins) → (…,)"""
@@ -104,9 +115,10 @@ class ValueModel(nn.Module):
         returns: Tensor,
         weight: Tensor | None = None,
         metadata: Metadata = None,
+        camera_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scalars "loss" (cross-entropy, to minimise) and "error" (mean absolute, of the expectation)."""
-        logits = self.logits(image_features, state, prompt, metadata)
+        logits = self.logits(image_features, state, prompt, metadata, camera_mask)
         crossed = F.cross_entropy(logits, self.two_hot(returns), reduction="none")
         with torch.no_grad():
             error = (self.expectation(logits) - returns).abs().mean()

@@ -52,6 +52,7 @@ class Batch:
     weight: Tensor | None = None  # (B,) of mean about 1; None: all alike
     metadata: Metadata = None
     fast: Sequence[NDArray[np.int64]] | None = None  # from VLA.action_codes; None: encoded as needed
+    camera_mask: Tensor | None = None  # (B, C) bool: which of the model's cameras there are; None: all
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -70,10 +71,12 @@ class VLA(nn.Module):
         fast: Fast | None = None,
         *,
         blank: bool = False,
+        blank_expert: bool = False,
     ) -> None:
         """tokenizer: of the table's vocabulary; None: bytes without words, or, where the table is Gemma's, a
         model that can be built and filled but not read or write. fast: see `fit_normalizers`. blank: leave
-        what real backbones fill without memory (pretrained.py).
+        what real backbones fill without memory (pretrained.py); blank_expert: the expert, which checkpoints
+        fill too.
 
         Raises TextError on a tokenizer of another vocabulary.
         """
@@ -102,7 +105,8 @@ class VLA(nn.Module):
         dof, tokens = config.prefix.dof, config.action_tokens
         self.codec = ActionCodec(dof, config.horizon, tokens, config.action_basis, config.committed)
         told = config.committed * (dof + 1) if config.action_basis == "dct" else 0
-        self.expert = ActionExpert(config.expert, config.backbone, dof, tokens, told)
+        with unfilled(blank_expert):
+            self.expert = ActionExpert(config.expert, config.backbone, dof, tokens, told)
 
     def fit_normalizers(self, chunks: Tensor, states: Tensor, is_gripper: Tensor) -> None:
         """Statistics of the data, and a FAST tokenizer where the configuration has ids for one and none was
@@ -124,7 +128,8 @@ class VLA(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these.
 
-        Raises InputError on another number or size of images.
+        C is the model's, or less where the robot has fewer: see prefix.fill_slots. Raises InputError on more
+        images or another size of them.
         """
         check_images(images, self.config.prefix.cameras, self.config.vision.image_size)
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
@@ -151,7 +156,8 @@ class VLA(nn.Module):
         self._check_actions(batch.actions)
         rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
         indicator = drop_indicator(batch.indicator, rate, generator)
-        prefix = self.prefix(batch.image_features, batch.state, self._examples(batch, indicator))
+        texts = self._examples(batch, indicator)
+        prefix = self.prefix(batch.image_features, batch.state, texts, batch.camera_mask)
         first, stop = span(prefix.learnt)
         read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
         hidden, cache = self.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
