@@ -108,3 +108,20 @@ def test_metadata_and_the_rate_of_subtasks_reach_the_model(
 def test_sampling_that_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ContractError, match=said):
         Sampling(**given)
+
+
+def test_a_robot_with_fewer_cameras_than_the_model_is_served(tmp_path: Path) -> None:
+    """Four slots, three cameras: what stands in the fourth is masked."""
+    torch.manual_seed(0)
+    config = vla_config("tiny")
+    model = VLA(replace(config, prefix=replace(config.prefix, cameras=4)))
+    save_policy(model, tmp_path / "p", {}, station=STATION)
+    policy = Policy.load(tmp_path / "p", threads=1)
+    chunk = policy.infer(_images(), STATION.home, "insert the peg").positions
+    assert chunk.shape == (50, 14) and np.isfinite(chunk).all()
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "camera" in name:
+                parameter[3] = 9.0  # of the slot that is masked
+    policy.reset(0)
+    assert np.array_equal(chunk, policy.infer(_images(), STATION.home, "insert the peg").positions)

@@ -12,6 +12,7 @@ from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Ahead, Chunk
 from recap_policy.device import RuntimeConfig, prepare, resolve
 from recap_policy.interface import ObservationError, Sampling, check_observations
+from recap_policy.prefix import fill_slots
 from recap_policy.rtc import Inpainting
 from recap_policy.sampling import SubtaskMemory
 from recap_policy.value import ValueModel
@@ -61,15 +62,15 @@ class Policy:
 
         Raises CheckpointError, and ContractError on a runtime that this machine does not have.
         """
-        resolve(runtime or RuntimeConfig())  # before gigabytes are read
+        dtype = resolve(runtime or RuntimeConfig()).dtype  # or refused, before gigabytes are read
         if threads is not None:
             torch.set_num_threads(threads)
-        model, checkpoint = load_policy(folder, station), read(folder)
+        model, checkpoint = load_policy(folder, station, dtype), read(folder)
         robot = station or checkpoint.station
         assert robot is not None  # a policy's checkpoint always names its robot
         if value is None:
             return Policy(model, checkpoint, robot, seed=seed, runtime=runtime)
-        critic = load_value(value, robot, checkpoint.tower)
+        critic = load_value(value, robot, checkpoint.tower, dtype)
         return Policy(model, checkpoint, robot, critic, read(value), seed, runtime)
 
     @property
@@ -117,10 +118,11 @@ class Policy:
         device = self.placement.device
         features = self.model.encode_images(pixels.to(device))
         state = torch.from_numpy(states).float().to(device)
+        slots, mask = fill_slots(features, self.model.config.prefix.cameras)
         committed, inpainting = self._go_on(how.rtc, ahead)
         subtask, guess = self._subtasks.recall(prompts, how.subtask_every)
         sample = self.model.sample(
-            features,
+            slots,
             state,
             prompts,
             indicator=how.indicator,
@@ -131,6 +133,7 @@ class Policy:
             generator=self._generator,
             committed=committed,
             inpainting=inpainting,
+            camera_mask=mask,
             metadata=[how.metadata] * len(prompts) if how.metadata else None,
         )
         if all(self.model.prefix.layout.guess(text) is not None for text in sample.subtask):
@@ -139,7 +142,8 @@ class Policy:
             self._subtasks.clear()
         values = None
         if self.value_model is not None:
-            values = self.value_model.value(features, state, prompts).tolist()
+            slots, mask = fill_slots(features, self.value_model.config.prefix.cameras)
+            values = self.value_model.value(slots, state, prompts, camera_mask=mask).tolist()
         positions = np.clip(sample.actions.double().cpu().numpy(), self.station.lower, self.station.upper)
         return [
             Chunk(positions[row], sample.subtask[row], how.indicator, values[row] if values else None)
