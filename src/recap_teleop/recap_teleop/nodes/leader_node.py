@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import JointState
@@ -90,7 +91,9 @@ class LeaderNode(RecapNode):
 
     def diagnose(self) -> Iterable[Status]:
         leader = self.leader
-        values = {f"refused: {reason}": count for reason, count in leader.rejected.most_common(5)}
+        values: dict[str, Any] = {
+            f"refused: {reason}": count for reason, count in leader.rejected.most_common(5)
+        }
         if leader.ignored:
             values["not in the map"] = ", ".join(sorted(leader.ignored))
         if silent := leader.silent(time.monotonic()):
