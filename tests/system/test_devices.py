@@ -1,14 +1,19 @@
-"""Devices in a real graph: a pedal that is pressed, pulled out and plugged in again; a gamepad.
+"""Devices in a real graph: a pedal that is pressed, pulled out and plugged in again; a gamepad; leader arms;
+twists.
 
 The pedal is a fake where no virtual device can be made (`recap_teleop/devices/fake.py`).
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -16,14 +21,17 @@ pytest.importorskip("recap_interfaces.msg")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from evdev import ecodes
-from graph import Graph
+from geometry_msgs.msg import TwistStamped
+from graph import POLICY, STATION, Graph
 from recap_interfaces.msg import ControlMode, Episode
 from recap_interfaces.srv import EndEpisode
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
+from recap_station import topics
 from recap_station.nodes import qos
 from recap_teleop.devices.fake import FAKE, FakePedal
+from recap_teleop.kinematics import load_chains
 
 OK, ERROR = b"\x00", b"\x02"
 
@@ -36,12 +44,19 @@ class Cell:
         self.world.pressed = None  # the pedal is the node's
         self.calls: list[tuple[str, int]] = []
         self.told: dict[str, tuple[bytes, str]] = {}
-        self.world.create_timer(
-            0.02, lambda: self.world.teleop.publish(self.world.message(self.world.person))
-        )
+        self.pressed: bool | None = None  # a pedal of the test's own
+        self.world.create_timer(0.02, self._press)
+        self.person = self.world.create_timer(0.02, self._command)
         self.world.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.EVENT)
         self.world.create_service(EndEpisode, "end_episode", self._on_end)
         self.world.create_service(Trigger, "undo_label", self._on_undo)
+
+    def _press(self) -> None:
+        if self.pressed is not None:
+            self.world.joy.publish(Joy(buttons=[int(self.pressed)]))
+
+    def _command(self) -> None:
+        self.world.teleop.publish(self.world.message(self.world.person))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.told |= {status.name: (status.level, status.message) for status in message.status}
@@ -71,8 +86,8 @@ class Cell:
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     with Graph(tmp_path_factory.mktemp("devices")) as graph:
         graph.start(
-            "arbiter", "recap_teleop.nodes.arbiter_node", teleop_timeout_s=1.0, pedal_timeout_s=1.0,
-            state_timeout_s=2.0,
+            "arbiter", "recap_teleop.nodes.arbiter_node", policy_timeout_s=1.0, teleop_timeout_s=1.0,
+            pedal_timeout_s=1.0, state_timeout_s=2.0,
         )  # fmt: skip
         yield Cell(graph)
 
@@ -135,6 +150,87 @@ def test_gamepad_takes_over_by_its_trigger(cell: Cell) -> None:
     time.sleep(0.2)
     assert cell.calls == [("end_episode", Episode.DISCARDED)]
     cell.graph.kill("pedal")
+
+
+@pytest.mark.timeout(240)
+def test_leader_commands_while_it_is_heard_and_is_driven_while_the_policy_commands(cell: Cell) -> None:
+    world, graph = cell.world, cell.graph
+    cell.person.cancel()  # the person's command is the leader node's
+    commands: list[JointState] = []
+    drives: list[JointState] = []
+    world.create_subscription(JointState, topics.TELEOP_COMMAND, commands.append, qos.RECORD)
+    world.create_subscription(JointState, topics.LEADER_COMMAND, drives.append, qos.RECORD)
+    leader = world.create_publisher(JointState, topics.LEADER_STATES, qos.COMMAND)
+    stands = STATION.home + np.where(STATION.is_gripper, 0.0, 0.3)
+    timer = world.create_timer(0.02, lambda: leader.publish(world.message(stands)))
+    cell.pressed = False
+    graph.start("leader", "recap_teleop.nodes.leader_node", drive="true", timeout_s=0.5)
+    graph.start("policy", code=POLICY)
+    world.episode("three", Episode.RUNNING)
+    cell.wait_for("leader: leader", OK, "is heard")
+    cell.wait_for_mode(ControlMode.POLICY)
+    # From 0.3, where the leader stands, to the follower's 0; this leader's driver does not obey.
+    graph.wait(lambda: drives and drives[-1].position[0] < 0.1, 60.0, "the leader to be driven")
+    assert all(-1e-9 <= drive.position[0] <= 0.3 for drive in drives)
+    assert commands[-1].position == pytest.approx(stands)
+
+    cell.pressed = True
+    cell.wait_for_mode(ControlMode.TELEOP)
+    cell.wait_for("leader: drive", OK, "lets the leader go")
+    before = len(drives)
+    time.sleep(0.3)
+    assert len(drives) == before
+    timer.cancel()
+    cell.wait_for("leader: leader", ERROR, "silent for")
+    cell.wait_for_mode(ControlMode.HOLD)
+    cell.pressed = None
+    for name in ("leader", "policy"):
+        graph.kill(name)
+
+
+@pytest.mark.timeout(240)
+def test_twist_moves_the_tip_from_where_it_is_and_its_silence_is_a_hold(cell: Cell) -> None:
+    world, graph = cell.world, cell.graph
+    cell.person.cancel()
+    twist = TwistStamped()
+    twist.twist.linear.y = 0.05
+    publisher = world.create_publisher(TwistStamped, topics.twist_topic("left"), qos.COMMAND)
+
+    def publish() -> None:
+        twist.header.stamp = world.get_clock().now().to_msg()
+        publisher.publish(twist)
+
+    timer = world.create_timer(0.02, publish)
+    cell.pressed = False
+    graph.start("twist", "recap_teleop.nodes.twist_node", arms="left", timeout_s=0.5)
+    cell.wait_for("twist: twist", OK, "left heard")
+    chain = load_chains("aloha")["left"]
+    begin = len(world.heard.commands)
+    cell.pressed = True
+    cell.wait_for_mode(ControlMode.TELEOP)
+
+    def moved() -> np.ndarray:
+        at = [chain.forward(world.heard.commands[i].positions[chain.index]).position for i in (begin, -1)]
+        return at[1] - at[0]
+
+    graph.wait(lambda: moved()[1] > 0.05, 60.0, "the tip to move")
+    assert np.abs(moved()[[0, 2]]).max() < 2e-3
+    timer.cancel()
+    cell.wait_for("twist: twist", ERROR, "twist of left silent for")
+    cell.wait_for_mode(ControlMode.HOLD)
+    cell.pressed = None
+    graph.kill("twist")
+
+
+@pytest.mark.parametrize("node", ["leader", "twist"])
+def test_devices_import_no_model(node: str) -> None:
+    code = f"""
+import sys, recap_teleop.nodes.{node}_node
+print([heavy for heavy in ("torch", "mujoco") if heavy in sys.modules])"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
