@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from recap_station.contract import ContractError, Station, read_config
-from recap_teleop.handover import slew
 
 
 @dataclass(frozen=True)
@@ -172,5 +171,6 @@ class Mirror:
             self._at = None
             return None
         start = pose if self._at is None else self._at
-        self._at = slew(start, self._leader.of_follower(follower), self._step)
+        away = self._leader.of_follower(follower) - start
+        self._at = start + np.clip(away, -self._step, self._step)
         return self._at.copy()
