@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -18,7 +19,7 @@ from evdev import ecodes
 from recap_station.contract import ContractError
 from recap_teleop.devices import HotPlug, Pedal, PedalLost
 from recap_teleop.devices.event_device import EvdevPedal, list_devices
-from recap_teleop.devices.fake import FAKE, FakePedal
+from recap_teleop.devices.fake import FAKE, FakeDevice, FakePedal
 from recap_teleop.devices.keyboard import KeyboardPedal
 
 KEYS = [ecodes.KEY_A, ecodes.KEY_B]
@@ -155,6 +156,21 @@ def test_wrong_keys_and_devices_are_named(foot: Foot) -> None:
 def test_missing_device_is_one_line() -> None:
     with pytest.raises(ContractError, match=r"/dev/input/nothing: No such file.*by-id"):
         EvdevPedal("/dev/input/nothing")
+
+
+def test_pedal_that_goes_while_it_is_opened_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foot = FakePedal(tmp_path / "pedal", KEYS)
+
+    def gone(self: FakeDevice) -> list[int]:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(FakeDevice, "active_keys", gone)
+    with pytest.raises(ContractError, match="went while it was opened: No such device"):
+        EvdevPedal(f"{FAKE}{foot.path}")
+    wait(lambda: not foot.grabbed)
+    foot.unplug()
 
 
 def test_events_that_the_kernel_lost_are_made_up_for(tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ def test_too_fast_a_twist_goes_slower_along_the_same_line() -> None:
     assert tips[-1][1] - tips[0][1] > 0.05
 
 
+def test_past_a_wrist_that_is_aligned_the_tip_still_goes_straight() -> None:
+    """Close by this singularity two joints must turn fast: at their limit, and no faster."""
+    one = driver()
+    one.place(np.array([0.0, -0.2, 0.36, 0.0, 0.3, 0.0]))
+    joints, tips = path(one, np.array([0.0, 0.1, 0.0]), np.array([0.0, -0.6, 0.2]), 60)
+    assert joints[0, 4] > 0.2 and joints[-1, 4] < -0.2
+    fastest = np.abs(np.diff(joints, axis=0)).max(axis=0)
+    assert np.all(fastest <= SPEED[:6] + 1e-12) and fastest[3] > 0.5 * SPEED[3]
+    assert off_line(tips, np.array([0.0, 1.0, 0.0])) < 1e-3
+
+
 def test_out_of_reach_it_stops_and_comes_back_at_once() -> None:
     """A stretched arm is singular: it stays within its speed, does not shake, and stores nothing up."""
     one = driver()

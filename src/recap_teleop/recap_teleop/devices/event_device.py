@@ -36,17 +36,19 @@ class EvdevPedal:
         except OSError as error:
             raise ContractError(f"pedal {path}: {error.strerror}{_help(error)}") from error
         try:
-            codes = self._codes(keys)
+            self._pressed = dict.fromkeys(self._codes(keys), False)
             if grab:
                 self._device.grab()
+            self._look()
         except OSError as error:
             self.close()
-            raise ContractError(f"pedal {path} is grabbed by another program: {error.strerror}") from error
+            why = (
+                "is grabbed by another program" if error.errno == errno.EBUSY else "went while it was opened"
+            )
+            raise ContractError(f"pedal {path} {why}: {error.strerror}") from error
         except ContractError:
             self.close()
             raise
-        self._pressed = dict.fromkeys(codes, False)
-        self._look()
 
     def _codes(self, keys: Sequence[str]) -> list[int]:
         available = self._device.capabilities().get(ecodes.EV_KEY, [])
