@@ -18,6 +18,8 @@ setup(
         "console_scripts": [
             "arbiter_node = recap_teleop.nodes.arbiter_node:main",
             "pedal_node = recap_teleop.nodes.pedal_node:main",
+            "leader_node = recap_teleop.nodes.leader_node:main",
+            "twist_node = recap_teleop.nodes.twist_node:main",
             "episode_node = recap_teleop.nodes.episode_node:main",
             "recorder_node = recap_teleop.nodes.recorder_node:main",
             "operator_node = recap_teleop.nodes.operator_node:main",

@@ -51,6 +51,8 @@ def test_default_plan_is_the_whole_cell() -> None:
         ("operator:=scripted", "pedal", "operator"),
         ("record:=false", "recorder", "arbiter"),
         ("use_sim:=False", "station", "arbiter"),
+        ("teleop:=leader", "twist", "leader"),
+        ("teleop:=twist", "leader", "twist"),
     ],
 )
 def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
@@ -70,11 +72,19 @@ def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
         ("checkpoint:=no/such/folder", ContractError, "no/such/folder"),
         ("params_file:=none.yaml", ContractError, "none.yaml"),
         ("pedal:=keyboard", UsageError, "no terminal"),
+        ("actions:=sucess", ContractError, "did you mean 'success'"),
+        ("leader:=exampel", ContractError, "did you mean 'example'"),
+        ("teleop:=leeder", UsageError, "none or leader or twist"),
     ],
 )
 def test_wrong_argument_is_refused_before_anything_starts(word: str, error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         planned(word)
+
+
+def test_scripted_operator_and_leader_arms_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="wanted teleop:=none"):
+        planned("operator:=scripted", "teleop:=leader")
 
 
 def test_checkpoint_of_another_robot_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ setup(
         ("share/recap/config/stations", glob("config/stations/*.yaml")),
         ("share/recap/config/tasks", glob("config/tasks/*.yaml")),
         ("share/recap/config/layouts", glob("config/layouts/*.yaml")),
+        ("share/recap/config/leaders", glob("config/leaders/*.yaml")),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

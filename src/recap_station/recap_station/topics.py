@@ -49,3 +49,23 @@ def recorded_topics(station: Station) -> dict[str, str]:
     }
     topics.update({image_topic(camera): IMAGE_TYPE for camera in station.camera_names})
     return topics
+
+
+LEADER_COMMAND = (
+    "leader/joint_command"  # for leaders with motors: where the follower is, in the leader's joints
+)
+
+
+def twist_topic(arm: str) -> str:
+    """Velocity of one arm's tip, by a SpaceMouse or the like; `arm` is "left" of the joints "left_waist"."""
+    return f"twist/{arm}"
+
+
+def gripper_topic(arm: str) -> str:
+    """Wanted opening of one arm's gripper, 0 closed .. 1 open."""
+    return f"twist/{arm}/gripper"
+
+
+def twist_joy_topic(arm: str) -> str:
+    """Buttons of a twist device: 0 closes the gripper while held, 1 opens it."""
+    return f"twist/{arm}/joy"

@@ -17,8 +17,11 @@ from pathlib import Path
 from recap_policy.description import check
 from recap_policy.interface import LAYOUT, check_place, is_remote
 from recap_policy.layout import load_layout
-from recap_station.contract import ContractError, load_station, load_task
+from recap_station.contract import ContractError, Station, load_station, load_task
 from recap_station.parent import STARTER
+from recap_teleop.buttons import read_map
+from recap_teleop.kinematics import load_chains
+from recap_teleop.leader import load_rows
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
@@ -87,6 +90,13 @@ ARGUMENTS = (
     Argument("record", "true", "write a bag of every attempt", BOOLEAN),
     Argument("bag_dir", "bags", "folder for the bags"),
     Argument("pedal", "", "a device in /dev/input/by-id; empty: joy comes from another node"),
+    Argument("pedal_keys", "", "its keys, such as KEY_A,KEY_B: button 0, 1, ...; empty: all it has"),
+    Argument("actions", "", "what each button asks for; empty: takeover,success,failure"),
+    Argument("joy_input", "joy", "without a pedal: topic of a gamepad's joy; another than joy is passed on"),
+    Argument("teleop", "none", "what a person moves the arms with", ("none", "leader", "twist")),
+    Argument("leader", "", "leader arms: a name in config/leaders, or a path; empty: the station's joints"),
+    Argument("leader_drive", "false", "drive the leader to the follower's pose under the policy", BOOLEAN),
+    Argument("twist_arms", "", "arms that twists drive, such as left; empty: all"),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
 
@@ -95,12 +105,16 @@ _BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 # Light nodes get no thread pools: the second core belongs to inference.
 _LIGHT = (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"))
 _POLICY = ("checkpoint", "layout", "value_checkpoint", "prompt")
+_PEDAL = ("device=pedal", "keys=pedal_keys", "actions", "input=joy_input")
+_LEADER = ("leader", "drive=leader_drive")
 _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
     NodeSpec("recap_station", "station_node", "station", _CELL, ("use_sim", "true"), _LIGHT),
     NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT),
-    NodeSpec("recap_teleop", "pedal_node", "pedal", (*_CELL, "device=pedal"), ("operator", "none"), _LIGHT),
+    NodeSpec("recap_teleop", "pedal_node", "pedal", (*_CELL, *_PEDAL), ("operator", "none"), _LIGHT),
+    NodeSpec("recap_teleop", "leader_node", "leader", (*_CELL, *_LEADER), ("teleop", "leader"), _LIGHT),
+    NodeSpec("recap_teleop", "twist_node", "twist", (*_CELL, "arms=twist_arms"), ("teleop", "twist"), _LIGHT),
     NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
     NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
@@ -154,6 +168,7 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             "pedal:=keyboard: the nodes of a bring-up have no terminal; run in one: "
             "python -m recap_teleop.nodes.pedal_node --ros-args -p device:=keyboard"
         )
+    _check_devices(values, station)
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
     nodes = []
     for spec in NODES:
@@ -172,6 +187,17 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             PlannedNode(tied, namespace, defaults, values["params_file"], given, values["log_level"])
         )
     return nodes
+
+
+def _check_devices(values: Mapping[str, str], station: Station) -> None:
+    """What a person takes over with, before anything has been started. Raises as `plan` does."""
+    read_map(values["actions"])
+    if values["teleop"] != "none" and values["operator"] == "scripted":
+        raise UsageError("operator:=scripted moves the arms itself: wanted teleop:=none")
+    if values["leader"]:
+        load_rows(values["leader"], station)
+    if values["teleop"] == "twist":
+        load_chains(values["station"])
 
 
 def _checked(argument: Argument, value: str) -> str:
