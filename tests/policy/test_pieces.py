@@ -10,6 +10,7 @@ import torch
 
 from recap_policy.chunks import Chunk, ChunkBuffer
 from recap_policy.config import value_config, vla_config
+from recap_policy.expert import draw_time, time_features
 from recap_policy.normalize import ActionCodec, StateNormalizer, dct_matrix
 from recap_policy.prompt import state_bins
 from recap_policy.text import TinyTokenizer
@@ -119,6 +120,24 @@ def test_value_learns_a_return_that_the_images_show() -> None:
         optimizer.step()
     model.eval()
     assert (model.value(features, state, ["go"] * 64) - returns).abs().mean() < 0.08
+
+
+def test_time_features_have_the_periods_of_openpi_to_float32s_last_digits() -> None:
+    times, width = [1.0, 0.8, 0.35, 0.001], 64
+    found = time_features(torch.tensor(times), width)
+    assert found.dtype == torch.float32
+    period = 4e-3 * 1000 ** (np.arange(width // 2) / (width // 2 - 1))
+    angle = 2 * np.pi * np.float32(times).astype(np.float64)[:, None] / period
+    wanted = np.concatenate([np.sin(angle), np.cos(angle)], 1)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+def test_flow_times_are_beta_distributed_towards_noise() -> None:
+    times = draw_time((100_000,), torch.Generator().manual_seed(0))
+    assert float(times.min()) > 0 and float(times.max()) <= 1
+    for at in (0.1, 0.5, 0.9):
+        share = float((times < at).float().mean())
+        assert share == pytest.approx(((at - 0.001) / 0.999) ** 1.5, abs=0.01)
 
 
 def test_tower_learns_to_say_where_a_square_is() -> None:

@@ -168,11 +168,14 @@ class ActionExpert(nn.Module):
 
 
 def time_features(time: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
-    """(…,) → (…, width): sines and cosines with periods from `shortest` to `longest`, as in openpi."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, device=time.device)
+    """(…,) → (…, width) float32: sines and cosines with periods from `shortest` to `longest`, as in openpi.
+
+    Angles reach 1,570 rad, of which float32 holds four decimals: hence float64 within.
+    """
+    fraction = torch.linspace(0.0, 1.0, width // 2, device=time.device, dtype=torch.float64)
     period = shortest * (longest / shortest) ** fraction
     angle = time[..., None] * (2 * math.pi / period)
-    return torch.cat([angle.sin(), angle.cos()], -1)
+    return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 
 def draw_time(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
