@@ -42,7 +42,8 @@ def planned(*words: str) -> list[PlannedNode]:
 
 def test_default_plan_is_the_whole_cell() -> None:
     names = [node.spec.name for node in planned()]
-    assert sorted(names) == ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+    cell = ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+    assert sorted(names) == sorted([*cell, "lifecycle_manager"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def _installed() -> bool:
 def test_nodes_are_installed_by_their_packages() -> None:
     """What the description starts is a console script of the package it names."""
     for spec in bringup.NODES:
-        folder = ROOT / "src" / spec.package
+        folder = ROOT / "ros2_ws/src" / spec.package
         scripts = ast.literal_eval(_keyword(folder / "setup.py", "entry_points"))["console_scripts"]
         assert f"{spec.executable} = {spec.package}.nodes.{spec.executable}:main" in scripts
 

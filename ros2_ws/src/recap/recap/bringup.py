@@ -10,7 +10,7 @@ import difflib
 import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,10 @@ from recap_station.parent import STARTER
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
+STARTED_S = 3  # a node that has lived this long has started
+RETRIES = 3  # further tries to start, in a row, before a node is given up
+
+Value = bool | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Argument:
 @dataclass(frozen=True)
 class NodeSpec:
     """One node. `arguments` become ROS parameters of the same name, or of another: "parameter=argument";
-    `only_if` is (argument, value)."""
+    `only_if` is (argument, value). `needs` are nodes that a lifecycle manager brings up before it."""
 
     package: str
     executable: str
@@ -50,6 +54,7 @@ class NodeSpec:
     arguments: tuple[str, ...] = ()
     only_if: tuple[str, str] | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,14 @@ class PlannedNode:
 
     spec: NodeSpec
     namespace: str
-    defaults: Mapping[str, bool | str] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict)
     params_file: str = ""
-    given: Mapping[str, bool | str] = field(default_factory=dict)
+    given: Mapping[str, Value] = field(default_factory=dict)
     log_level: str = "info"
 
 
 BOOLEAN = ("true", "false")
+MANAGER = "lifecycle_manager"  # argument and node
 
 HELD = "RECAP_DOMAIN_HELD_BY"  # process that holds the domain's lock for its children
 
@@ -75,7 +81,8 @@ ARGUMENTS = (
     Argument("namespace", "", "namespace of all nodes and topics"),
     Argument("use_sim_time", "false", "take time from /clock", BOOLEAN),
     Argument("params_file", "", "YAML with ROS parameters: overrides defaults, not arguments given here"),
-    Argument("autostart", "true", "nodes configure and activate themselves, without a manager", BOOLEAN),
+    Argument("autostart", "true", "nodes configure and activate themselves; false: a manager does", BOOLEAN),
+    Argument("lifecycle_manager", "true", "watch the nodes, and bring up those that wait", BOOLEAN),
     Argument("log_level", "info", "of all nodes", ("debug", "info", "warn", "error", "fatal")),
     Argument("use_sim", "true", "start the simulated cell; false: the robot's own drivers run", BOOLEAN),
     Argument("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
@@ -99,13 +106,14 @@ _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
     NodeSpec("recap_station", "station_node", "station", _CELL, ("use_sim", "true"), _LIGHT),
-    NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT, needs=("station",)),
     NodeSpec("recap_teleop", "pedal_node", "pedal", (*_CELL, "device=pedal"), ("operator", "none"), _LIGHT),
     NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
-    NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT, needs=("arbiter",)),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
-    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY)),
+    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY), needs=("arbiter",)),
     NodeSpec("recap_learner", "learner_node", "learner", _CELL),
+    NodeSpec("recap", f"{MANAGER}_node", MANAGER, ("use_sim_time",), (MANAGER, "true"), _LIGHT),
 )
 
 
@@ -156,22 +164,41 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
         )
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
     nodes = []
-    for spec in NODES:
-        if spec.only_if is not None and values[spec.only_if[0]] != spec.only_if[1]:
-            continue
-        defaults: dict[str, bool | str] = {}
-        given: dict[str, bool | str] = {}
+    chosen = _chosen(values)
+    for spec in chosen:
+        defaults: dict[str, Value] = {}
+        given: dict[str, Value] = {}
         for word in spec.arguments:
             parameter, _, name = word.rpartition("=")
             argument, value = _BY_NAME[name], values[name]
             typed = value == "true" if argument.choices == BOOLEAN else value
             (defaults if value == argument.default else given)[parameter or name] = typed
+        if spec.name == MANAGER:
+            defaults["nodes"] = managed(chosen)
         # Nodes end with the process that planned them: supervisor's or launch's.
         tied = replace(spec, environment=(*spec.environment, (STARTER, str(os.getpid()))))
         nodes.append(
             PlannedNode(tied, namespace, defaults, values["params_file"], given, values["log_level"])
         )
     return nodes
+
+
+def managed(nodes: Iterable[NodeSpec]) -> list[str]:
+    """The lifecycle manager's parameter `nodes`: names in order, with what each needs of those there are."""
+    words: dict[str, str] = {}
+    for spec in nodes:
+        needs = ",".join(name for name in spec.needs if name in words)
+        words[spec.name] = f"{spec.name}:{needs}" if needs else spec.name
+    return [word for name, word in words.items() if name != MANAGER]
+
+
+def managed_by_default() -> list[str]:
+    """The same for a bring-up without arguments."""
+    return managed(_chosen({argument.name: argument.default for argument in ARGUMENTS}))
+
+
+def _chosen(values: Mapping[str, str]) -> list[NodeSpec]:
+    return [spec for spec in NODES if spec.only_if is None or values[spec.only_if[0]] == spec.only_if[1]]
 
 
 def _checked(argument: Argument, value: str) -> str:

@@ -20,10 +20,8 @@ from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from recap.bringup import STOP_S, PlannedNode, installed_path
+from recap.bringup import RETRIES, STARTED_S, STOP_S, PlannedNode, installed_path
 
-STARTED_S = 3  # a node that has lived this long has started
-RETRIES = 3  # further tries to start, with growing pauses, before a node is given up
 POLL_S = 0.1  # how soon a signal or an exit is noticed; supervisor alone would take a second
 
 
