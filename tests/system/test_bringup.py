@@ -6,6 +6,7 @@ import ast
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pty
 import runpy
@@ -161,7 +162,11 @@ def recording_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         "launch.actions": {
             "DeclareLaunchArgument": type("DeclareLaunchArgument", (Recorded,), {}),
             "OpaqueFunction": type("OpaqueFunction", (Recorded,), {}),
+            "EmitEvent": Recorded,
         },
+        "launch.events": {"matches_action": lambda action: action},
+        "launch.events.process": {"ProcessExited": object, "ShutdownProcess": Recorded},
+        "launch.logging": {"get_logger": logging.getLogger},
         "launch.substitutions": {"LaunchConfiguration": Configuration},
         "launch_ros": {},
         "launch_ros.actions": {"Node": Recorded},
@@ -190,6 +195,36 @@ def test_launch_file_and_up_start_the_same(
         merged = {key: value for layer in made.kwargs["parameters"] for key, value in layer.items()}
         assert merged == {**node.defaults, **node.given}
         assert made.kwargs["namespace"] == node.namespace
+
+
+def test_launch_gives_a_node_up_that_never_starts_as_supervisor_does(
+    recording_launch: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bringup, "hold_domain", lambda: -1)
+    start = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]().args[0][-1]
+    arbiter = next(
+        node for node in start.kwargs["function"](bringup.read_arguments([]))
+        if node.kwargs["name"] == "arbiter"
+    )  # fmt: skip
+    on_exit = arbiter.kwargs["on_exit"]
+    context = types.SimpleNamespace(is_shutdown=False)
+    assert [on_exit(None, context) for _ in range(3)] == [[], [], []]
+    [emitted] = on_exit(None, context)
+    assert emitted.kwargs["event"].kwargs["process_matcher"] is arbiter
+    assert "arbiter did not start 4 times in a row; given up" in caplog.text
+    assert on_exit(None, types.SimpleNamespace(is_shutdown=True)) == []
+
+
+def test_a_node_that_has_lived_counts_as_started() -> None:
+    starts = bringup.Starts(0.0)
+    now = 0.0
+    for _ in range(50):
+        now += bringup.STARTED_S + 1.5
+        assert starts.again(now)
+    for _ in range(bringup.RETRIES):
+        now += 2.0
+        assert starts.again(now)
+    assert not starts.again(now + 2.0)
 
 
 # --- under supervisor -------------------------------------------------------------------------------

@@ -178,6 +178,21 @@ def test_an_attempt_joined_in_the_middle_is_as_old_as_its_message() -> None:
     assert seen.elapsed_s == pytest.approx(8.0) and not seen.whole
 
 
+def test_an_attempt_that_is_told_again_and_again_is_not_counted_twice() -> None:
+    cell = board()
+    for second in range(4):
+        cell.episode(float(second), 0.0, **attempt(1, elapsed_s=float(second)))
+    assert cell.snapshot(3.5).episode.elapsed_s == pytest.approx(3.5)
+
+
+def test_what_episode_control_asks_of_a_person_is_shown_and_unknown_states_are() -> None:
+    cell = board()
+    cell.mode(HOLD, "hold", "started", 0.0)
+    cell.episode(0.0, 0.0, **attempt(7, message="put the peg back, then press n", stage="reset"))
+    now = cell.snapshot(0.1)
+    assert advice(now) == "put the peg back, then press n" and "Phase 7" in text(now)
+
+
 def test_an_outcome_can_be_put_right_for_ten_seconds_from_the_end_not_from_the_last_change() -> None:
     cell = board()
     cell.episode(0.0, 0.0, **attempt(2, 1))

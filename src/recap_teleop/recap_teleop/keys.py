@@ -7,6 +7,7 @@ on its way down; only `takeover` also has a release, and what that means is the 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,14 +52,15 @@ KEYS: dict[str, str] = {
 
 _NAMES = {" ": "space", "\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\x08": "backspace"}
 _ESCAPE = "\x1b"
+_UNFINISHED = re.compile(r"\x1b(?:\[[^@-~]*|O)?\Z")
 
 
 def split_keys(typed: str) -> list[str]:
     """What a terminal in cbreak mode sent → names of the keys: "a", "space", "enter", "tab", "escape".
 
     Letters come out small, so that a caps lock disarms nothing. Sequences of arrow and function keys,
-    which begin with escape and end in letters that nobody typed, are left out; one that is cut in two by
-    the reads is too, as long as its second part does not look like a letter alone.
+    which begin with escape and end in letters that nobody typed, are left out. One may be cut in two
+    between two reads: keep what is `unfinished` and put it before what comes next.
     """
     keys = []
     index = 0
@@ -78,6 +80,12 @@ def split_keys(typed: str) -> list[str]:
         elif name := _NAMES.get(letter, letter.lower() if letter.isprintable() else ""):
             keys.append(name)
     return keys
+
+
+def unfinished(typed: str) -> str:
+    """The end of `typed` that may be the beginning of a key's sequence; an escape typed alone is one too."""
+    found = _UNFINISHED.search(typed)
+    return found.group() if found else ""
 
 
 def check_action(name: str) -> str:

@@ -25,6 +25,8 @@ RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
 STARTED_S = 3  # a node that has lived this long has started
 RETRIES = 3  # further tries to start, in a row, before a node is given up
 
+GIVEN_UP = f"{{name}} did not start {RETRIES + 1} times in a row; given up"
+
 Value = bool | str | list[str]
 
 
@@ -67,6 +69,21 @@ class PlannedNode:
     params_file: str = ""
     given: Mapping[str, Value] = field(default_factory=dict)
     log_level: str = "info"
+
+
+@dataclass
+class Starts:
+    """Counts, for ROS 2's launch, the starts of one node that failed in a row: launch alone would go on
+    forever, or count those of a node that lived for days too. Times are seconds of a steady clock."""
+
+    started_s: float
+    failed: int = 0
+
+    def again(self, now_s: float) -> bool:
+        """Its process ended → whether it is to be started again, RESPAWN_S from now."""
+        self.failed = 0 if now_s - self.started_s >= STARTED_S else self.failed + 1
+        self.started_s = now_s + RESPAWN_S
+        return self.failed <= RETRIES
 
 
 BOOLEAN = ("true", "false")

@@ -20,7 +20,7 @@ from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from recap.bringup import RETRIES, STARTED_S, STOP_S, PlannedNode, installed_path
+from recap.bringup import GIVEN_UP, RETRIES, STARTED_S, STOP_S, PlannedNode, installed_path
 
 POLL_S = 0.1  # how soon a signal or an exit is noticed; supervisor alone would take a second
 
@@ -104,7 +104,7 @@ class _Stack(Supervisor):
     def _on_fatal(self, event: Any) -> None:
         name = event.process.config.name
         self.given_up.add(name)
-        self._print(name, f"did not start {RETRIES + 1} times in a row; given up")
+        self._print(name, GIVEN_UP.format(name="it"))
         if self.given_up.issuperset(self.names):
             self.options.mood = -1  # supervisor's word for: shut down
 

@@ -64,6 +64,7 @@ class LifecycleManagerNode(RecapNode):
         self._look_s = 0.0
         self._change: tuple[str, str, _Asked] | None = None
         self._told: dict[str, str] = {}
+        self._reached = False
         self._waiting: list[Future] = []
         prefix = self.get_namespace().strip("/")
         self._lines = {f"{prefix}/{n.name}: state".lstrip("/"): n.name for n in nodes}
@@ -161,19 +162,26 @@ class LifecycleManagerNode(RecapNode):
         kinds = {report.name: report.kind for report in reports}
         if kinds == self._told:
             return
+        if self.bring.reached and not self._reached:
+            self.get_logger().info(self.bring.summary(now)[1])
+        self._reached = self.bring.reached
         for report in reports:
-            if report.kind != self._told.get(report.name) and report.kind.split()[0] != "asked":
-                self._log(report)
+            self._log(report, self._told.get(report.name, ""))
         self._told = kinds
         message = DiagnosticArray(status=[self._line(status) for status in self._all(now)])
         message.header.stamp = self.get_clock().now().to_msg()
         self._summary.publish(message)
 
-    def _log(self, report: Report) -> None:
+    def _log(self, report: Report, before: str) -> None:
+        """What went wrong, what was done, and what came right; not who is only waited for."""
         logger, line = self.get_logger(), f"{report.name}: {report.text}"
+        if report.kind == before:
+            return
         if report.level is Level.ERROR:
             logger.error(line)
-        else:
+        elif report.kind == "missing" and before:
+            logger.warning(line)
+        elif report.level is Level.OK and before and before != "missing":
             logger.info(line)
 
     def _line(self, status: Status) -> DiagnosticStatus:

@@ -41,7 +41,7 @@ from recap_station import topics
 from recap_station.contract import ContractError, load_station
 from recap_station.nodes import qos
 from recap_station.nodes.base import message_type, to_ns
-from recap_teleop.keys import split_keys
+from recap_teleop.keys import split_keys, unfinished
 
 FETCH_S = 0.04  # a key is noticed at once
 DRAW_S = 0.1
@@ -130,6 +130,7 @@ class OperateNode(Node):
         age_s = (self.get_clock().now().nanoseconds - to_ns(message.header.stamp)) / 1e9
         names = ("id", "state", "outcome", "reason", "task", "seed", "elapsed_s", "time_limit_s")
         fields = {name: getattr(message, name) for name in names}
+        fields |= {name: getattr(message, name, "") for name in ("stage", "message")}  # of later versions
         self.board.episode(at_s, age_s if 0.0 <= age_s <= LONGEST_AGE_S else 0.0, **fields)
 
     def _on_joy(self, message: Joy, at_s: float) -> None:
@@ -249,10 +250,13 @@ class Session:
         """Draw and take keys until the quit key or a signal. Raises TerminalGone."""
         glyphs = view.Glyphs() if terminal.unicode else view.ASCII
         drawn_s = anew_s = 0.0
-        said = ""
+        said = begun = ""
         size = terminal.size
         while not self.ended:
-            keys = split_keys(terminal.typed(FETCH_S))
+            typed = terminal.typed(FETCH_S)
+            # The rest of a key's sequence follows at once: what stays alone was an escape.
+            typed, begun = begun * bool(typed) + typed, unfinished(typed)
+            keys = split_keys(typed.removesuffix(begun) if begun else typed)
             self._take_in()
             for key in keys:
                 self._press(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from recap_station import topics
@@ -59,6 +60,8 @@ class EpisodeSeen:
     seed: int = -1
     elapsed_s: float = 0.0
     limit_s: float = 0.0
+    stage: str = ""
+    message: str = ""  # what a person is to do now
     relabel_s: float = 0.0
     corrections: int = 0
     corrected_s: float = 0.0
@@ -139,6 +142,8 @@ def advice(now: Snapshot) -> str:
         return "the arbiter is silent: nobody commands the robot, and no key below does anything"
     if mode.name == Mode.ESTOP.name:
         return "emergency stop: r, then y releases it into a stop; r again goes on"
+    if now.episode.message:
+        return now.episode.message
     if not now.teleop_alive:
         if now.person_wanted:
             return "no teleop source is heard: the robot HOLDS until one is, or space hands back"
@@ -214,7 +219,7 @@ class Board:
         self._mode_since_s = self._mode_heard_s = 0.0
         self._mode_begun = False
         self._episode: dict[str, Any] = {}
-        self._episode_said_s = 0.0
+        self._episode_said_s = self._ended_s = 0.0
         self._corrections = _Corrections()
         self._pressed = False
         self._value: tuple[float, float] | None = None
@@ -231,7 +236,7 @@ class Board:
         self.heard(topics.JOY, now_s)
 
     def mode(self, mode: int, source: str, reason: str, now_s: float) -> None:
-        seen = (Mode(mode).name, source, reason)
+        seen = (_called(Mode, mode), source, reason)
         before, self._mode, self._mode_heard_s = self._mode, seen, now_s
         self._handed_back &= before == seen
         if before is None or before[0] != seen[0]:
@@ -243,9 +248,9 @@ class Board:
         long ago it was said, which for the first one heard may be long."""
         before = self._episode
         same = fields["id"] == before.get("id") and fields["state"] == before.get("state")
-        self._episode = fields
+        self._episode, self._episode_said_s = fields, now_s - age_s
         if not same:  # another outcome of an ended one does not end it anew
-            self._episode_said_s = now_s - age_s
+            self._ended_s = now_s - age_s
         if fields["id"] != before.get("id"):
             whole = bool(before) or fields["state"] != Phase.RUNNING or age_s < 1.0
             self._corrections = _Corrections(whole=whole)
@@ -321,14 +326,16 @@ class Board:
         going = 0.0 if counted.since_s is None else now_s - counted.since_s
         return EpisodeSeen(
             id=fields["id"],
-            state=Phase(fields["state"]).name,
-            outcome="" if not ended else Outcome(fields["outcome"]).name,
+            state=_called(Phase, fields["state"]),
+            outcome=_called(Outcome, fields["outcome"]) if ended else "",
             reason=fields["reason"],
             task=fields["task"],
             seed=fields["seed"],
             elapsed_s=fields["elapsed_s"] + (since if running else 0.0),
             limit_s=fields["time_limit_s"],
-            relabel_s=max(0.0, RELABEL_S - since) if ended else 0.0,
+            stage=fields.get("stage", ""),
+            message=fields.get("message", ""),
+            relabel_s=max(0.0, RELABEL_S - (now_s - self._ended_s)) if ended else 0.0,
             corrections=counted.count,
             corrected_s=counted.done_s + going,
             whole=counted.whole,
@@ -389,6 +396,11 @@ def wanted_topics(control_hz: float, cameras: Sequence[tuple[str, float]]) -> di
 def _short(topic: str) -> str:
     """A camera's topic by its camera's name."""
     return topic.removesuffix("/image_raw/compressed")
+
+
+def _called(kind: type[IntEnum], number: int) -> str:
+    """An enumeration's name for a number that came in a message, perhaps of a newer version."""
+    return kind(number).name if number in list(kind) else f"{kind.__name__} {number}"
 
 
 def _node(name: str) -> str:

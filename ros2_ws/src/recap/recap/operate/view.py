@@ -142,7 +142,8 @@ def _mode(now: Snapshot, width: int, low: bool, glyphs: Glyphs) -> list[Text]:
         beside = ["nobody commands the robot", f"last heard: {mode.name}, {mode.reason}", ""]
     else:
         beside = ["nobody commands the robot", "no control_mode was heard yet", ""]
-    big = [] if low or not glyphs.blocks[0] else _big(name, glyphs)
+    drawn = glyphs.blocks[0] and not low and set(name) <= set(FONT)
+    big = _big(name, glyphs) if drawn else []
     wide = max((cell_len(row) for row in big), default=0)
     if big and wide + 30 <= width:
         rows = [
@@ -189,7 +190,7 @@ def _episode(episode: EpisodeSeen, glyphs: Glyphs) -> list[Text]:
     return [
         Text.assemble((label, style)),
         Text(episode.id or "none yet"),
-        Text(f"{episode.task}{seed}"),
+        Text(f"{episode.task}{seed}{f', {episode.stage}' if episode.stage else ''}"),
         Text(f"{episode.elapsed_s:5.1f} of {episode.limit_s:.0f} s  {bar}"),
         Text(f"corrections {episode.corrections}, {episode.corrected_s:.1f} s{since}"),
     ]
