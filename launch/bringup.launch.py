@@ -61,7 +61,7 @@ def _node(node: bringup.PlannedNode) -> Node:
     starts = bringup.Starts(time.monotonic())
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
-        if context.is_shutdown or starts.again(time.monotonic()):
+        if context.is_shutdown or starts.again(time.monotonic(), event.returncode):
             return []
         get_logger("bringup").error(bringup.GIVEN_UP.format(name=node.spec.name))
         return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))]  # no more respawns

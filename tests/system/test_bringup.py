@@ -208,11 +208,12 @@ def test_launch_gives_a_node_up_that_never_starts_as_supervisor_does(
     )  # fmt: skip
     on_exit = arbiter.kwargs["on_exit"]
     context = types.SimpleNamespace(is_shutdown=False)
-    assert [on_exit(None, context) for _ in range(3)] == [[], [], []]
-    [emitted] = on_exit(None, context)
+    refused = types.SimpleNamespace(returncode=1)
+    assert [on_exit(refused, context) for _ in range(3)] == [[], [], []]
+    [emitted] = on_exit(refused, context)
     assert emitted.kwargs["event"].kwargs["process_matcher"] is arbiter
     assert "arbiter did not start 4 times in a row; given up" in caplog.text
-    assert on_exit(None, types.SimpleNamespace(is_shutdown=True)) == []
+    assert on_exit(refused, types.SimpleNamespace(is_shutdown=True)) == []
 
 
 def test_a_node_that_has_lived_counts_as_started() -> None:
@@ -220,11 +221,16 @@ def test_a_node_that_has_lived_counts_as_started() -> None:
     now = 0.0
     for _ in range(50):
         now += bringup.STARTED_S + 1.5
-        assert starts.again(now)
+        assert starts.again(now, -9)
     for _ in range(bringup.RETRIES):
         now += 2.0
-        assert starts.again(now)
-    assert not starts.again(now + 2.0)
+        assert starts.again(now, -9)
+    assert not starts.again(now + 2.0, -9)
+
+
+def test_a_node_that_refuses_is_given_up_on_a_busy_machine_too() -> None:
+    starts = bringup.Starts(0.0)
+    assert [starts.again(20.0 * n, 1) for n in range(1, 5)] == [True, True, True, False]
 
 
 # --- under supervisor -------------------------------------------------------------------------------
@@ -238,6 +244,7 @@ sys.exit(run([PlannedNode(NodeSpec("toys", name, name), "") for name in sys.argv
 TOYS = {
     "steady": "import time\nprint('at work', flush=True)\ntime.sleep(600)",
     "fragile": "import sys, time\nprint('up', flush=True)\ntime.sleep(3.5)\nsys.exit(3)",
+    "hesitant": "import sys, time\nprint('thinking', flush=True)\ntime.sleep(3.5)\nsys.exit(1)",
     "broken": "import sys\nsys.exit('wanted a camera, found none')",
     # Ignores every polite request, and so does the process it has started.
     "deaf": "import signal, subprocess, sys, time\n"
@@ -332,6 +339,15 @@ def test_node_that_never_starts_is_given_up_with_its_reason(stack: Any) -> None:
     graph = stack("broken")
     graph.read_until("broken | wanted a camera, found none", "trying again")
     graph.read_until("given up")
+    assert graph.process.wait(30) == 1
+
+
+@pytest.mark.timeout(90)
+def test_node_that_takes_its_time_to_refuse_is_given_up_as_well(stack: Any) -> None:
+    graph = stack("hesitant")
+    graph.read_until("hesitant | ended with exit code 1; starting it again")
+    graph.read_until("given up")
+    assert sum("thinking" in line for line in graph.lines) == bringup.RETRIES + 1
     assert graph.process.wait(30) == 1
 
 

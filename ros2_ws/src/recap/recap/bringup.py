@@ -23,6 +23,8 @@ from recap_station.parent import STARTER
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
 STARTED_S = 3  # a node that has lived this long has started
+REFUSED_S = 30  # but one that ends with exit code 1, as those do that refuse to start, after so long: a busy
+# machine takes its time to get there, and once a node runs no error of its own ends it
 RETRIES = 3  # further tries to start, in a row, before a node is given up
 
 GIVEN_UP = f"{{name}} did not start {RETRIES + 1} times in a row; given up"
@@ -73,15 +75,16 @@ class PlannedNode:
 
 @dataclass
 class Starts:
-    """Counts, for ROS 2's launch, the starts of one node that failed in a row: launch alone would go on
-    forever, or count those of a node that lived for days too. Times are seconds of a steady clock."""
+    """Counts the starts of one node that failed in a row. ROS 2's launch alone would go on forever, or count
+    those of a node that lived for days too. Times are seconds of a steady clock."""
 
     started_s: float
     failed: int = 0
 
-    def again(self, now_s: float) -> bool:
-        """Its process ended → whether it is to be started again, RESPAWN_S from now."""
-        self.failed = 0 if now_s - self.started_s >= STARTED_S else self.failed + 1
+    def again(self, now_s: float, code: int) -> bool:
+        """Its process ended with this exit code → whether it is to be started again, RESPAWN_S from now."""
+        enough_s = REFUSED_S if code == 1 else STARTED_S
+        self.failed = 0 if now_s - self.started_s >= enough_s else self.failed + 1
         self.started_s = now_s + RESPAWN_S
         return self.failed <= RETRIES
 

@@ -216,6 +216,8 @@ class RecapNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._transition("activate", self.activate)
         self.active = result == TransitionCallbackReturn.SUCCESS
+        if self.active and not self.param("autostart"):  # else run() does, once start-up is over
+            self.claim_priority()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
