@@ -230,7 +230,7 @@ def test_a_node_that_has_lived_counts_as_started() -> None:
 
 def test_a_node_that_refuses_is_given_up_on_a_busy_machine_too() -> None:
     starts = bringup.Starts(0.0)
-    assert [starts.again(20.0 * n, 1) for n in range(1, 5)] == [True, True, True, False]
+    assert [starts.again(50.0 * n, 1) for n in range(1, 5)] == [True, True, True, False]
 
 
 # --- under supervisor -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import select
 import struct
 import termios
 from dataclasses import replace
@@ -203,12 +204,14 @@ def test_an_outcome_can_be_put_right_for_ten_seconds_from_the_end_not_from_the_l
 
 def test_alarms_are_the_lines_that_are_not_well_and_the_nodes_that_fell_silent() -> None:
     cell = board()
-    cell.status("policy: callbacks", 1, "3 errors", {}, 0.0)
-    cell.status("policy: checkpoint", 0, "policy f5512", {}, 1.0)  # its next message, without that line
-    cell.status("pedal: device", 2, "gone", {}, 1.0)
+    cell.status("cell_1/policy: callbacks", 1, "3 errors", {}, 0.0)
+    cell.status("cell_1/policy: checkpoint", 0, "policy f5512", {}, 1.0)  # its next, without that line
+    cell.status("cell_1/pedal: device", 2, "gone", {}, 1.0)
+    cell.status("cell_2/pedal: device", 2, "of another cell", {}, 1.0)
+    cell.status("pedal: device", 2, "of a cell without a namespace", {}, 1.0)
     assert [alarm.text for alarm in cell.snapshot(1.5).alarms] == ["gone"]
-    cell.status("pedal: device", 0, "there", {}, 5.0)
-    assert [(a.level, a.name) for a in cell.snapshot(7.0).alarms] == [("error", "policy")]
+    cell.status("cell_1/pedal: device", 0, "there", {}, 5.0)
+    assert [(a.level, a.name) for a in cell.snapshot(7.0).alarms] == [("error", "cell_1/policy")]
 
 
 def test_streams_fall_silent() -> None:
@@ -281,7 +284,11 @@ class Pty:
         ioctl(self.near, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def said(self) -> str:
-        return os.read(self.far, 1_000_000).decode(errors="replace")
+        """All that was written since: the kernel hands it over in pieces, when it comes to it."""
+        data = b""
+        while select.select([self.far], [], [], 0.5 if data else 10.0)[0]:
+            data += os.read(self.far, 1_000_000)
+        return data.decode(errors="replace")
 
     def settings(self) -> list:
         return termios.tcgetattr(self.near)

@@ -23,7 +23,7 @@ from recap_station.parent import STARTER
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
 STARTED_S = 3  # a node that has lived this long has started
-REFUSED_S = 30  # but one that ends with exit code 1, as those do that refuse to start, after so long: a busy
+REFUSED_S = 60  # but one that ends with exit code 1, as those do that refuse to start, after so long: a busy
 # machine takes its time to get there, and once a node runs no error of its own ends it
 RETRIES = 3  # further tries to start, in a row, before a node is given up
 

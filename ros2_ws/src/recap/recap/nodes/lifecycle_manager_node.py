@@ -26,7 +26,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run
 
 LOOK_S = 1.0
-ANSWER_S = 2.5  # a state that is not told within this long: the node is missing
+ANSWER_S = 5.0  # a state that is not told within this long: the node is missing
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,

@@ -34,14 +34,14 @@ from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from recap.operate import view
-from recap.operate.actions import QUIT, Hands, Request, Told
+from recap.operate.actions import CALL_S, QUIT, Hands, Request, Told
 from recap.operate.model import Board, Snapshot, wanted_topics
 from recap.operate.terminal import Terminal, TerminalGone
 from recap_station import topics
 from recap_station.contract import ContractError, load_station
 from recap_station.nodes import qos
 from recap_station.nodes.base import message_type, to_ns
-from recap_teleop.keys import split_keys, unfinished
+from recap_teleop.keys import ACTIONS, split_keys, unfinished
 
 FETCH_S = 0.04  # a key is noticed at once
 DRAW_S = 0.1
@@ -71,8 +71,8 @@ class OperateError(RuntimeError):
 @dataclass
 class _Call:
     request: Request
-    future: Future
     asked_s: float
+    future: Future | None = None  # None until it could be sent
 
 
 class OperateNode(Node):
@@ -82,8 +82,14 @@ class OperateNode(Node):
         super().__init__(f"operate_{os.getpid()}", namespace=namespace.strip("/") or None)
         self.board = Board(os.environ.get("ROS_DOMAIN_ID", "0"), namespace, wanted_topics(0.0, ()))
         self._calls: list[_Call] = []
-        self._clients_by_name: dict[str, Any] = {}
+        # Made now: the first key must find its service known, not begin to look for it.
+        self._clients_by_name = {
+            name: self.create_client(SERVICES.get(name, Trigger), name)
+            for name in {*(action.service for action in ACTIONS.values()), "take_over", "hand_back"} - {""}
+        }
         self._contract: Future | None = None
+        self._contract_known = False
+        self._contract_s = 0.0
         self._contract_client = self.create_client(GetParameters, "arbiter/get_parameters")
         self._by_hand = ByHand()
         self._heard: list[tuple[Any, Callable[[Any, float], None]]] = []
@@ -147,12 +153,20 @@ class OperateNode(Node):
 
     def look(self) -> None:
         """Ask the arbiter once which robot this is, so that its cameras can be watched at their rates."""
+        if self._contract_known:
+            return
+        now = time.monotonic()
         if self._contract is None:
             if self._contract_client.service_is_ready():
                 self._contract = self._contract_client.call_async(GetParameters.Request(names=["station"]))
-        elif self._contract.done() and not self._contract.cancelled():
+                self._contract_s = now
+        elif not self._contract.done():
+            if now - self._contract_s > CALL_S:
+                self._contract_client.remove_pending_request(self._contract)
+                self._contract = None
+        else:
             answer = self._contract.result()
-            self._contract.cancel()
+            self._contract_known = True
             try:
                 station = load_station(answer.values[0].string_value) if answer else None
             except (ContractError, IndexError) as error:
@@ -167,35 +181,40 @@ class OperateNode(Node):
     # --- what goes out ------------------------------------------------------------------------------
 
     def ask(self, request: Request) -> None:
-        kind = SERVICES.get(request.service, Trigger)
-        client = self._clients_by_name.get(request.service)
-        if client is None:
-            client = self._clients_by_name[request.service] = self.create_client(kind, request.service)
-        message = kind.Request()
-        if kind is EndEpisode:
-            message.outcome, message.reason = request.outcome, "operator"
-        elif kind is StartEpisode:
-            message.seed = -1
-        self._calls.append(_Call(request, client.call_async(message), time.monotonic()))
+        self._calls.append(_Call(request, time.monotonic()))
         self.board.asked(request.service)
         self.board.said(f"{request.text} ...")
 
-    def hear_answers(self) -> None:
-        """Answers that came, and calls whose time is over."""
+    def serve_calls(self) -> None:
+        """Send what can be sent, take in answers, end calls whose time is over."""
         for call in list(self._calls):
             request, waited_s = call.request, time.monotonic() - call.asked_s
             client = self._clients_by_name[request.service]
-            if call.future.done():
+            if call.future is None and client.service_is_ready():
+                call.future = client.call_async(_message(request))
+            if call.future is None:
+                if waited_s <= CALL_S:
+                    continue
+                self.board.said(f"{request.service}: no such service is there", good=False)
+            elif call.future.done():
                 answer = call.future.result()
                 self.board.said(answer.message if answer else "no answer", bool(answer and answer.success))
             elif waited_s > request.patience_s:
-                ready = client.service_is_ready()
-                what = f"no answer within {request.patience_s:.0f} s" if ready else "no such service is there"
-                self.board.said(f"{request.service}: {what}", good=False)
+                self.board.said(f"{request.service}: no answer in {request.patience_s:.0f} s", good=False)
                 client.remove_pending_request(call.future)
             else:
                 continue
             self._calls.remove(call)
+
+
+def _message(request: Request) -> Any:
+    """Request → the service's."""
+    message = SERVICES.get(request.service, Trigger).Request()
+    if isinstance(message, EndEpisode.Request):
+        message.outcome, message.reason = request.outcome, "operator"
+    elif isinstance(message, StartEpisode.Request):
+        message.seed = -1
+    return message
 
 
 class Session:
@@ -222,7 +241,7 @@ class Session:
         self.node.fetch()
         self._executor.spin_once(timeout_sec=0.0)  # answers of services
         self.node.look()
-        self.node.hear_answers()
+        self.node.serve_calls()
 
     def snapshot(self) -> Snapshot:
         return self.node.board.snapshot(time.monotonic())
@@ -312,7 +331,6 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"recap: looking for an arbiter in ROS domain {node.board.domain} ...", file=sys.stderr)
             session.find()
-            os.nice(5)  # a view must not take time from the nodes that it shows
             with Terminal(sys.stdin.fileno(), sys.stdout.fileno(), os.environ) as terminal:
                 session.show(terminal)
     except (TerminalGone, BrokenPipeError):

@@ -261,7 +261,10 @@ class Board:
         self._value = (value, now_s)
 
     def status(self, name: str, level: int, text: str, values: Mapping[str, str], now_s: float) -> None:
-        """One line of /diagnostics, named "<node>: <line>"."""
+        """One line of /diagnostics, "<namespace>/<node>: <line>"; those of other cells are passed over."""
+        cell = _node(name).rpartition("/")[0]
+        if cell != self.namespace.strip("/"):
+            return
         self._statuses[name] = _Status(level, text, values, now_s)
         self._nodes[_node(name)] = now_s
 
@@ -368,7 +371,7 @@ class Board:
         return PolicySeen(status.text, status.values.get("checkpoint", ""), latency, value)
 
     def _line(self, node: str, line: str, now_s: float) -> _Status | None:
-        """The newest line of that name, whatever namespace the node is in."""
+        """The newest line of that name, unless it is old."""
         wanted = f"{self.namespace.strip('/')}/{node}".lstrip("/") + f": {line}"
         status = self._statuses.get(wanted)
         return status if status is not None and now_s - status.heard_s <= NODE_SILENT_S else None

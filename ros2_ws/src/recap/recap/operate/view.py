@@ -291,10 +291,10 @@ def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
     """The line on `width` columns; what was cut off is marked."""
     line = line.copy()
     line.plain = "".join(char if char.isprintable() else " " for char in line.plain)
+    line.rstrip()
     if line.cell_len > width:
         line.truncate(width - 1)
         line.append(glyphs.cut)
-    line.rstrip()
     return line
 
 
