@@ -150,6 +150,15 @@ def test_a_hand_back_out_of_a_hold_is_known_until_the_mode_changes() -> None:
     assert cell.snapshot(1.0).person_wanted
 
 
+def test_the_end_of_an_attempt_ends_what_a_person_wanted_of_it() -> None:
+    cell = board()
+    cell.episode(0.0, 0.0, **attempt(1))
+    cell.mode(HOLD, "hold", Event.HUMAN_LOST.value, 1.0)
+    assert cell.snapshot(1.1).person_wanted
+    cell.episode(2.0, 0.0, **attempt(2, 1))
+    assert not cell.snapshot(2.1).person_wanted
+
+
 def test_a_silent_arbiter_is_not_a_mode() -> None:
     cell = busy()
     now = cell.snapshot(20.0)

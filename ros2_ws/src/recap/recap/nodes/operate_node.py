@@ -183,7 +183,7 @@ class OperateNode(Node):
     def ask(self, request: Request) -> None:
         self._calls.append(_Call(request, time.monotonic()))
         self.board.asked(request.service)
-        self.board.said(f"{request.text} ...")
+        self.board.said(request.text, good=None)
 
     def serve_calls(self) -> None:
         """Send what can be sent, take in answers, end calls whose time is over."""

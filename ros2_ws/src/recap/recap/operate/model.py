@@ -112,7 +112,7 @@ class Snapshot:
     alarms: tuple[Alarm, ...] = ()
     nodes: tuple[str, ...] = ()  # heard of in /diagnostics
     answer: str = ""
-    answer_good: bool = True
+    answer_good: bool | None = True  # None while it is waited for
     handed_back: bool = False  # asked for since the mode last changed
 
     @property
@@ -213,7 +213,8 @@ class Board:
 
     def __post_init__(self) -> None:
         self.meters: dict[str, Meter] = {}
-        self.answer, self.answer_good = "", True
+        self.answer = ""
+        self.answer_good: bool | None = True
         self._handed_back = False
         self._mode: tuple[str, str, str] | None = None
         self._mode_since_s = self._mode_heard_s = 0.0
@@ -249,6 +250,8 @@ class Board:
         before = self._episode
         same = fields["id"] == before.get("id") and fields["state"] == before.get("state")
         self._episode, self._episode_said_s = fields, now_s - age_s
+        if before.get("state") == Phase.RUNNING != fields["state"]:
+            self._handed_back = True  # with the attempt ends what a person wanted of it
         if not same:  # another outcome of an ended one does not end it anew
             self._ended_s = now_s - age_s
         if fields["id"] != before.get("id"):
@@ -272,7 +275,7 @@ class Board:
         """A service was called. A hold stays a hold at hand-back: only who asked knows that it was."""
         self._handed_back = service == "hand_back"
 
-    def said(self, text: str, good: bool = True) -> None:
+    def said(self, text: str, good: bool | None = True) -> None:
         self.answer, self.answer_good = text, good
 
     @property

@@ -252,6 +252,8 @@ def _alarms(now: Snapshot, glyphs: Glyphs) -> list[Text]:
 def _answer(now: Snapshot, glyphs: Glyphs) -> Text:
     if not now.answer:
         return Text()
+    if now.answer_good is None:
+        return Text(f"> {now.answer} {glyphs.cut}")
     mark, style = (glyphs.good, "green") if now.answer_good else (glyphs.bad, "bold bright_red")
     return Text.assemble(("> " + mark + " ", style), now.answer)
 
