@@ -162,12 +162,12 @@ class LifecycleManagerNode(RecapNode):
         kinds = {report.name: report.kind for report in reports}
         if kinds == self._told:
             return
-        if self.bring.reached and not self._reached:
-            self.get_logger().info(self.bring.summary(now)[1])
-        self._reached = self.bring.reached
         for report in reports:
             self._log(report, self._told.get(report.name, ""))
         self._told = kinds
+        if self.bring.reached and not self._reached:
+            self.get_logger().info(self.bring.summary(now)[1])
+        self._reached = self.bring.reached
         message = DiagnosticArray(status=[self._line(status) for status in self._all(now)])
         message.header.stamp = self.get_clock().now().to_msg()
         self._summary.publish(message)
