@@ -125,7 +125,7 @@ class BringUp:
         node = self._seen[name]
         if success:
             node.refused, node.tries, node.reason = "", 0, ""
-            node.state = _LEADS_TO[transition]
+            node.state = LEADS_TO[transition]
         else:
             node.refused, node.refused_s, node.tries = transition, now_s, node.tries + 1
             node.reason = reason or node.reason
@@ -224,5 +224,5 @@ class BringUp:
 
 _UP = {UNCONFIGURED: "configure", INACTIVE: "activate"}
 _DOWN = {ACTIVE: "deactivate", INACTIVE: "cleanup"}
-_LEADS_TO = {"configure": INACTIVE, "activate": ACTIVE, "deactivate": INACTIVE, "cleanup": UNCONFIGURED}
+LEADS_TO = {"configure": INACTIVE, "activate": ACTIVE, "deactivate": INACTIVE, "cleanup": UNCONFIGURED}
 _NOUN = {"missing": "missing", "refused": "refused", "finalized": "finalized", "waits": "waiting"}

@@ -21,7 +21,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from recap.bringup import managed_by_default
-from recap.lifecycle import BringUp, Level, Report, read_nodes
+from recap.lifecycle import LEADS_TO, BringUp, Level, Report, read_nodes
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run
 
@@ -117,12 +117,17 @@ class LifecycleManagerNode(RecapNode):
     def _look(self, now: float) -> None:
         """Take in the states that were told; ask for them again once a second."""
         for name, asked in list(self._looks.items()):
+            changing = self._change is not None and self._change[0] == name
             if asked.future.done():
-                answer = asked.future.result()
-                self.bring.saw(name, answer.current_state.label)
+                label = asked.future.result().current_state.label
+                if changing:
+                    self._compare(label, now)
+                else:
+                    self.bring.saw(name, label)
             elif now - asked.asked_s > ANSWER_S:
                 self._states[name].remove_pending_request(asked.future)
-                self.bring.lost(name, now)
+                if not changing:  # else it is busy
+                    self.bring.lost(name, now)
             else:
                 continue
             del self._looks[name]
@@ -130,13 +135,23 @@ class LifecycleManagerNode(RecapNode):
             return
         self._look_s = now + LOOK_S
         for name, client in self._states.items():
-            changing = self._change is not None and self._change[0] == name  # busy: it would not answer
-            if name in self._looks or changing:
+            if name in self._looks:
                 continue
             if client.service_is_ready():
                 self._looks[name] = _Asked(client.call_async(GetState.Request()), now)
             else:
                 self.bring.lost(name, now)
+
+    def _compare(self, label: str, now: float) -> None:
+        """A node in transition told its state: shortly after a start, DDS may lose the transition's answer."""
+        assert self._change is not None
+        name, transition, asked = self._change
+        there = label == LEADS_TO[transition]
+        if asked.future.done() or not (there or now - asked.asked_s > ANSWER_S):
+            return
+        self._changes[name].remove_pending_request(asked.future)
+        self.bring.answered(there, now, "" if there else f"still {label}, and no answer")
+        self._change = None
 
     def _finish_change(self, now: float) -> None:
         if self._change is None:
