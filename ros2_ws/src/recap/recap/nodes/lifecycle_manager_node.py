@@ -143,7 +143,7 @@ class LifecycleManagerNode(RecapNode):
                 self.bring.lost(name, now)
 
     def _compare(self, label: str, now: float) -> None:
-        """A node in transition told its state: shortly after a start, DDS may lose the transition's answer."""
+        """A node in transition told its state: soon after a start, DDS may lose the transition's answer."""
         assert self._change is not None
         name, transition, asked = self._change
         there = label == LEADS_TO[transition]
