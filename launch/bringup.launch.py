@@ -8,10 +8,14 @@ The nodes and arguments are described in recap.bringup, which `./recap up` reads
 from __future__ import annotations
 
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction
+from launch.events import matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -54,7 +58,15 @@ def _named_on_command_line() -> bool:
 
 def _node(node: bringup.PlannedNode) -> Node:
     layers = [dict(node.defaults), node.params_file, dict(node.given)]
-    return Node(
+    starts = bringup.Starts(time.monotonic())
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list[EmitEvent]:
+        if context.is_shutdown or starts.again(time.monotonic(), event.returncode):
+            return []
+        get_logger("bringup").error(bringup.GIVEN_UP.format(name=node.spec.name))
+        return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action)))]  # no more respawns
+
+    action = Node(
         package=node.spec.package,
         executable=node.spec.executable,
         name=node.spec.name,
@@ -65,8 +77,10 @@ def _node(node: bringup.PlannedNode) -> Node:
         output="screen",
         respawn=True,
         respawn_delay=bringup.RESPAWN_S,
+        on_exit=ended,
         # A SIGINT sent to launch alone (`kill -INT`) is not passed on: its nodes first hear the SIGTERM,
         # and need time after that as well.
         sigterm_timeout=str(bringup.STOP_S / 2),
         sigkill_timeout=str(bringup.STOP_S / 2),
     )
+    return action

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pty
 import runpy
@@ -42,7 +43,8 @@ def planned(*words: str) -> list[PlannedNode]:
 
 def test_default_plan_is_the_whole_cell() -> None:
     names = [node.spec.name for node in planned()]
-    assert sorted(names) == ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+    cell = ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+    assert sorted(names) == sorted([*cell, "lifecycle_manager"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def _installed() -> bool:
 def test_nodes_are_installed_by_their_packages() -> None:
     """What the description starts is a console script of the package it names."""
     for spec in bringup.NODES:
-        folder = ROOT / "src" / spec.package
+        folder = ROOT / "ros2_ws/src" / spec.package
         scripts = ast.literal_eval(_keyword(folder / "setup.py", "entry_points"))["console_scripts"]
         assert f"{spec.executable} = {spec.package}.nodes.{spec.executable}:main" in scripts
 
@@ -170,7 +172,11 @@ def recording_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         "launch.actions": {
             "DeclareLaunchArgument": type("DeclareLaunchArgument", (Recorded,), {}),
             "OpaqueFunction": type("OpaqueFunction", (Recorded,), {}),
+            "EmitEvent": Recorded,
         },
+        "launch.events": {"matches_action": lambda action: action},
+        "launch.events.process": {"ProcessExited": object, "ShutdownProcess": Recorded},
+        "launch.logging": {"get_logger": logging.getLogger},
         "launch.substitutions": {"LaunchConfiguration": Configuration},
         "launch_ros": {},
         "launch_ros.actions": {"Node": Recorded},
@@ -201,6 +207,42 @@ def test_launch_file_and_up_start_the_same(
         assert made.kwargs["namespace"] == node.namespace
 
 
+def test_launch_gives_a_node_up_that_never_starts_as_supervisor_does(
+    recording_launch: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bringup, "hold_domain", lambda: -1)
+    start = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]().args[0][-1]
+    arbiter = next(
+        node for node in start.kwargs["function"](bringup.read_arguments([]))
+        if node.kwargs["name"] == "arbiter"
+    )  # fmt: skip
+    on_exit = arbiter.kwargs["on_exit"]
+    context = types.SimpleNamespace(is_shutdown=False)
+    refused = types.SimpleNamespace(returncode=1)
+    assert [on_exit(refused, context) for _ in range(3)] == [[], [], []]
+    [emitted] = on_exit(refused, context)
+    assert emitted.kwargs["event"].kwargs["process_matcher"] is arbiter
+    assert "arbiter did not start 4 times in a row; given up" in caplog.text
+    assert on_exit(refused, types.SimpleNamespace(is_shutdown=True)) == []
+
+
+def test_a_node_that_has_lived_counts_as_started() -> None:
+    starts = bringup.Starts(0.0)
+    now = 0.0
+    for _ in range(50):
+        now += bringup.STARTED_S + 1.5
+        assert starts.again(now, -9)
+    for _ in range(bringup.RETRIES):
+        now += 2.0
+        assert starts.again(now, -9)
+    assert not starts.again(now + 2.0, -9)
+
+
+def test_a_node_that_refuses_is_given_up_on_a_busy_machine_too() -> None:
+    starts = bringup.Starts(0.0)
+    assert [starts.again(50.0 * n, 1) for n in range(1, 5)] == [True, True, True, False]
+
+
 # --- under supervisor -------------------------------------------------------------------------------
 
 RUNNER = """
@@ -212,6 +254,7 @@ sys.exit(run([PlannedNode(NodeSpec("toys", name, name), "") for name in sys.argv
 TOYS = {
     "steady": "import time\nprint('at work', flush=True)\ntime.sleep(600)",
     "fragile": "import sys, time\nprint('up', flush=True)\ntime.sleep(3.5)\nsys.exit(3)",
+    "hesitant": "import sys, time\nprint('thinking', flush=True)\ntime.sleep(3.5)\nsys.exit(1)",
     "broken": "import sys\nsys.exit('wanted a camera, found none')",
     # Ignores every polite request, and so does the process it has started.
     "deaf": "import signal, subprocess, sys, time\n"
@@ -306,6 +349,15 @@ def test_node_that_never_starts_is_given_up_with_its_reason(stack: Any) -> None:
     graph = stack("broken")
     graph.read_until("broken | wanted a camera, found none", "trying again")
     graph.read_until("given up")
+    assert graph.process.wait(30) == 1
+
+
+@pytest.mark.timeout(90)
+def test_node_that_takes_its_time_to_refuse_is_given_up_as_well(stack: Any) -> None:
+    graph = stack("hesitant")
+    graph.read_until("hesitant | ended with exit code 1; starting it again")
+    graph.read_until("given up")
+    assert sum("thinking" in line for line in graph.lines) == bringup.RETRIES + 1
     assert graph.process.wait(30) == 1
 
 

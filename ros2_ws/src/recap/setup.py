@@ -25,6 +25,7 @@ setup(
         "console_scripts": [
             "recap = recap.cli:main",
             "attempts_node = recap.nodes.attempts_node:main",
+            "lifecycle_manager_node = recap.nodes.lifecycle_manager_node:main",
         ]
     },
 )

@@ -10,7 +10,7 @@ import difflib
 import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,14 @@ from recap_teleop.leader import load_rows
 
 STOP_S = 4.0  # a node has this long after SIGINT, for instance to close a bag, before it is killed
 RESPAWN_S = 1.0  # pause before a node that ended by itself is started again
+STARTED_S = 3  # a node that has lived this long has started
+REFUSED_S = 60  # but one that ends with exit code 1, as those do that refuse to start, after so long: a busy
+# machine takes its time to get there, and once a node runs no error of its own ends it
+RETRIES = 3  # further tries to start, in a row, before a node is given up
+
+GIVEN_UP = f"{{name}} did not start {RETRIES + 1} times in a row; given up"
+
+Value = bool | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Argument:
 @dataclass(frozen=True)
 class NodeSpec:
     """One node. `arguments` become ROS parameters of the same name, or of another: "parameter=argument";
-    `only_if` is (argument, value)."""
+    `only_if` is (argument, value). `needs` are nodes that a lifecycle manager brings up before it."""
 
     package: str
     executable: str
@@ -53,6 +61,7 @@ class NodeSpec:
     arguments: tuple[str, ...] = ()
     only_if: tuple[str, str] | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,30 @@ class PlannedNode:
 
     spec: NodeSpec
     namespace: str
-    defaults: Mapping[str, bool | str] = field(default_factory=dict)
+    defaults: Mapping[str, Value] = field(default_factory=dict)
     params_file: str = ""
-    given: Mapping[str, bool | str] = field(default_factory=dict)
+    given: Mapping[str, Value] = field(default_factory=dict)
     log_level: str = "info"
 
 
+@dataclass
+class Starts:
+    """Counts the starts of one node that failed in a row. ROS 2's launch alone would go on forever, or count
+    those of a node that lived for days too. Times are seconds of a steady clock."""
+
+    started_s: float
+    failed: int = 0
+
+    def again(self, now_s: float, code: int) -> bool:
+        """Its process ended with this exit code → whether it is to be started again, RESPAWN_S from now."""
+        enough_s = REFUSED_S if code == 1 else STARTED_S
+        self.failed = 0 if now_s - self.started_s >= enough_s else self.failed + 1
+        self.started_s = now_s + RESPAWN_S
+        return self.failed <= RETRIES
+
+
 BOOLEAN = ("true", "false")
+MANAGER = "lifecycle_manager"  # argument and node
 
 HELD = "RECAP_DOMAIN_HELD_BY"  # process that holds the domain's lock for its children
 
@@ -78,7 +104,8 @@ ARGUMENTS = (
     Argument("namespace", "", "namespace of all nodes and topics"),
     Argument("use_sim_time", "false", "take time from /clock", BOOLEAN),
     Argument("params_file", "", "YAML with ROS parameters: overrides defaults, not arguments given here"),
-    Argument("autostart", "true", "nodes configure and activate themselves, without a manager", BOOLEAN),
+    Argument("autostart", "true", "nodes configure and activate themselves; false: a manager does", BOOLEAN),
+    Argument("lifecycle_manager", "true", "watch the nodes, and bring up those that wait", BOOLEAN),
     Argument("log_level", "info", "of all nodes", ("debug", "info", "warn", "error", "fatal")),
     Argument("use_sim", "true", "start the simulated cell; false: the robot's own drivers run", BOOLEAN),
     Argument("station", "aloha", "robot cell: a name in config/stations, or a path to a YAML"),
@@ -111,15 +138,16 @@ _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
     NodeSpec("recap_station", "station_node", "station", _CELL, ("use_sim", "true"), _LIGHT),
-    NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "arbiter_node", "arbiter", _CELL, environment=_LIGHT, needs=("station",)),
     NodeSpec("recap_teleop", "pedal_node", "pedal", (*_CELL, *_PEDAL), ("operator", "none"), _LIGHT),
     NodeSpec("recap_teleop", "leader_node", "leader", (*_CELL, *_LEADER), ("teleop", "leader"), _LIGHT),
     NodeSpec("recap_teleop", "twist_node", "twist", (*_CELL, "arms=twist_arms"), ("teleop", "twist"), _LIGHT),
     NodeSpec("recap_teleop", "operator_node", "operator", _CELL, ("operator", "scripted"), _LIGHT),
-    NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT),
+    NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT, needs=("arbiter",)),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
-    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY)),
+    NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY), needs=("arbiter",)),
     NodeSpec("recap_learner", "learner_node", "learner", _CELL),
+    NodeSpec("recap", f"{MANAGER}_node", MANAGER, ("use_sim_time",), (MANAGER, "true"), _LIGHT),
 )
 
 
@@ -171,16 +199,17 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
     _check_devices(values, station)
     namespace = "/" + values["namespace"].strip("/") if values["namespace"].strip("/") else ""
     nodes = []
-    for spec in NODES:
-        if spec.only_if is not None and values[spec.only_if[0]] != spec.only_if[1]:
-            continue
-        defaults: dict[str, bool | str] = {}
-        given: dict[str, bool | str] = {}
+    chosen = _chosen(values)
+    for spec in chosen:
+        defaults: dict[str, Value] = {}
+        given: dict[str, Value] = {}
         for word in spec.arguments:
             parameter, _, name = word.rpartition("=")
             argument, value = _BY_NAME[name], values[name]
             typed = value == "true" if argument.choices == BOOLEAN else value
             (defaults if value == argument.default else given)[parameter or name] = typed
+        if spec.name == MANAGER:
+            defaults["nodes"] = managed(chosen)
         # Nodes end with the process that planned them: supervisor's or launch's.
         tied = replace(spec, environment=(*spec.environment, (STARTER, str(os.getpid()))))
         nodes.append(
@@ -198,6 +227,24 @@ def _check_devices(values: Mapping[str, str], station: Station) -> None:
         load_rows(values["leader"], station)
     if values["teleop"] == "twist":
         load_chains(values["station"])
+
+
+def managed(nodes: Iterable[NodeSpec]) -> list[str]:
+    """The lifecycle manager's parameter `nodes`: names in order, with what each needs of those there are."""
+    words: dict[str, str] = {}
+    for spec in nodes:
+        needs = ",".join(name for name in spec.needs if name in words)
+        words[spec.name] = f"{spec.name}:{needs}" if needs else spec.name
+    return [word for name, word in words.items() if name != MANAGER]
+
+
+def managed_by_default() -> list[str]:
+    """The same for a bring-up without arguments."""
+    return managed(_chosen({argument.name: argument.default for argument in ARGUMENTS}))
+
+
+def _chosen(values: Mapping[str, str]) -> list[NodeSpec]:
+    return [spec for spec in NODES if spec.only_if is None or values[spec.only_if[0]] == spec.only_if[1]]
 
 
 def _checked(argument: Argument, value: str) -> str:

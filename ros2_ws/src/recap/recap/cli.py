@@ -165,6 +165,26 @@ def up(
 
 
 @app.command()
+def operate(
+    namespace: Annotated[str, typer.Option(help="Namespace of the cell.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Print how the cell stands, once.")] = False,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a cell to be heard.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Watch a cell in this terminal, take over, and say how attempts end. q or Ctrl-C ends the view alone.
+
+    space takes over and hands back; s success, f failure, d discard; n next attempt, u undo; x stop,
+    r resume; e emergency stop. The person's motions come from a leader arm or another teleop source.
+
+    Example: `./recap operate`, or `./recap operate --once --json` for a script
+    """
+    words = ["--namespace", namespace, "--wait", f"{wait:g}"]
+    words += ["--once"] * once + ["--json"] * as_json
+    # In place of this process: the terminal and its signals are the view's alone.
+    os.execv(sys.executable, [sys.executable, "-m", "recap.nodes.operate_node", *words])
+
+
+@app.command()
 def demo(
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")] = Path(
         "runs/demo"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -20,10 +21,8 @@ from supervisor.medusa.asyncore_25 import ExitNow
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from recap.bringup import STOP_S, PlannedNode, installed_path
+from recap.bringup import GIVEN_UP, RETRIES, STARTED_S, STOP_S, PlannedNode, Starts, installed_path
 
-STARTED_S = 3  # a node that has lived this long has started
-RETRIES = 3  # further tries to start, with growing pauses, before a node is given up
 POLL_S = 0.1  # how soon a signal or an exit is noticed; supervisor alone would take a second
 
 
@@ -75,6 +74,7 @@ class _Stack(Supervisor):
         self.given_up: set[str] = set()
         self._width = max(map(len, names))
         self._pending: dict[str, bytes] = {}
+        self._starts = {name: Starts(time.monotonic()) for name in names}
 
     def runforever(self) -> None:
         events.subscribe(events.ProcessLogEvent, self._on_output)
@@ -95,18 +95,28 @@ class _Stack(Supervisor):
             self._print(name, line.decode(errors="replace"))
 
     def _on_exit(self, event: Any) -> None:
-        if self.options.mood > 0:  # not while everything is being stopped
-            status = event.process.exitstatus
-            how = "was killed" if status == -1 else f"ended with exit code {status}"
-            self._print(event.process.config.name, f"{how}; starting it again")
+        if self.options.mood <= 0:
+            return  # everything is being stopped
+        name, status = event.process.config.name, event.process.exitstatus
+        how = "was killed" if status == -1 else f"ended with exit code {status}"
+        if self._starts[name].again(time.monotonic(), status):
+            self._print(name, f"{how}; starting it again")
+        else:
+            self._print(name, how)
+            event.process.config.autorestart = False
+            self._give_up(name)
 
     def _on_failed_start(self, event: Any) -> None:
-        self._print(event.process.config.name, f"ended within {STARTED_S} s of its start; trying again")
+        name = event.process.config.name
+        self._starts[name].again(time.monotonic(), -1)  # supervisor itself gives up after too many of these
+        self._print(name, f"ended within {STARTED_S} s of its start; trying again")
 
     def _on_fatal(self, event: Any) -> None:
-        name = event.process.config.name
+        self._give_up(event.process.config.name)
+
+    def _give_up(self, name: str) -> None:
         self.given_up.add(name)
-        self._print(name, f"did not start {RETRIES + 1} times in a row; given up")
+        self._print(name, GIVEN_UP.format(name="it"))
         if self.given_up.issuperset(self.names):
             self.options.mood = -1  # supervisor's word for: shut down
 

@@ -126,7 +126,9 @@ class RecapNode(LifecycleNode):
         """Stop; tickers are cancelled by the base class."""
 
     def cleanup(self) -> None:
-        """Release what configure() took. Publishers, subscriptions, services, timers go by themselves."""
+        """Release what configure() took; as shutdown() unless a node says otherwise. Publishers,
+        subscriptions, services, timers go by themselves."""
+        self.shutdown()
 
     def shutdown(self) -> None:
         """Called once on the way out of a node that had been configured; the ROS context is still valid."""
@@ -214,6 +216,8 @@ class RecapNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._transition("activate", self.activate)
         self.active = result == TransitionCallbackReturn.SUCCESS
+        if self.active and not self.param("autostart"):  # else run() does, once start-up is over
+            self.claim_priority()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -221,19 +225,19 @@ class RecapNode(LifecycleNode):
         return self._transition("deactivate", self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._configured = False
-        result = self._transition("cleanup", self.cleanup)
-        for endpoint, destroy in self._endpoints():
-            if id(endpoint) not in self._permanent:  # of configure(), which would make a second one
-                destroy(endpoint)
-        return result
+        return self._transition("cleanup", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_tickers()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, with nothing left over: whoever manages the node may try again."""
         self._stop_tickers()
+        try:
+            self._release()
+        except Exception:
+            self.complain("cleanup", traceback.format_exc())
         return TransitionCallbackReturn.SUCCESS
 
     def start(self) -> None:
@@ -266,8 +270,21 @@ class RecapNode(LifecycleNode):
                 self.get_logger().error(f"{name} failed\n{traceback.format_exc()}")
             elif not self.param("autostart"):  # else run() prints the line
                 self.get_logger().error(f"{name} failed: {one_line(error)}")
+            self._publish_diagnostics()  # a manager passes the reason on
             return TransitionCallbackReturn.ERROR
+        self.start_error = None
         return TransitionCallbackReturn.SUCCESS
+
+    def _release(self) -> None:
+        """Undo configure(), which would make a second one of everything."""
+        configured, self._configured = self._configured, False
+        try:
+            if configured:
+                self.cleanup()
+        finally:
+            for endpoint, destroy in self._endpoints():
+                if id(endpoint) not in self._permanent:
+                    destroy(endpoint)
 
     def _configure(self) -> None:
         self.station = load_station(self.param("station"))
@@ -312,7 +329,9 @@ class RecapNode(LifecycleNode):
                 lines += self.diagnose()
             except Exception:
                 self.complain("diagnose", traceback.format_exc())
-        if not lines:
+        if self.start_error is not None:
+            lines.append(Status("state", ERROR, one_line(self.start_error)))
+        elif not (lines and self.active):
             state = "active" if self.active else "not active" if self._configured else "not configured"
             lines.append(Status("state", OK, state))
         message = DiagnosticArray()

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -18,11 +18,27 @@ from rclpy.signals import SignalHandlerOptions
 from recap_station.contract import ContractError
 from recap_station.parent import end_with_starter
 
-if TYPE_CHECKING:
-    from recap_station.nodes.base import RecapNode
+
+class Runnable(Protocol):
+    """What a process asks of its node; `recap_station.nodes.base.RecapNode` is one."""
+
+    NAME: ClassVar[str]
+    start_error: Exception | None
+
+    def __init__(self) -> None: ...
+
+    def param(self, name: str) -> Any: ...
+
+    def start(self) -> None: ...
+
+    def claim_priority(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def destroy_node(self) -> None: ...
 
 
-def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
+def run(node_class: type[Runnable], argv: Sequence[str] | None = None) -> None:
     """Main of a node: spin until SIGINT, SIGTERM or SIGHUP, then shutdown() and exit 0 within a second.
 
     The end of the bring-up that started the node, even by SIGKILL, is a SIGINT to it. Exits 1 with one
@@ -31,7 +47,7 @@ def run(node_class: type[RecapNode], argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(node_class, argv))
 
 
-def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
+def _run(node_class: type[Runnable], argv: Sequence[str] | None) -> int:
     stop = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -43,7 +59,7 @@ def _run(node_class: type[RecapNode], argv: Sequence[str] | None) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, on_signal)  # the terminal was closed, the connection to it was lost
-    node: RecapNode | None = None
+    node: Any = None
     code = 0
     try:
         end_with_starter()

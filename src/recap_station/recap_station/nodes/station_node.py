@@ -16,13 +16,14 @@ from sensor_msgs.msg import CompressedImage, JointState
 from recap_station import topics
 from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
-from recap_station.nodes.base import ERROR, OK, Param, RecapNode, Status, run, to_time
+from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_time
 from recap_station.sim.cell import Cell
 
 TRUTH_EVERY = 2  # control ticks: 25 Hz, enough for a scripted operator to drive by
 RESET_GRACE_S = 1.0  # how long after a reset commands for the pose before it are passed over
 FAR_RAD = 0.1
 COMPLAINT_S = 2.0
+SILENT_S = 1.0  # the arbiter commands 50 times a second, always
 
 
 class StationNode(RecapNode):
@@ -44,6 +45,7 @@ class StationNode(RecapNode):
         self._command = self.station.home
         self._reset_at = -RESET_GRACE_S
         self._refused, self._refused_at = "", -COMPLAINT_S
+        self._commanded_at: float | None = None
         self._ended = False
         for camera in self.station.camera_names:
             self.cell.render(camera)  # the first image costs tens of milliseconds: not in a tick
@@ -81,6 +83,7 @@ class StationNode(RecapNode):
         except ContractError as error:
             self._refused, self._refused_at = str(error), time.monotonic()
             raise
+        self._commanded_at = time.monotonic()
         if time.monotonic() - self._reset_at < RESET_GRACE_S:
             # The sender may still hold the pose from before the reset: never jump back to it.
             arms = ~self.station.is_gripper
@@ -141,10 +144,17 @@ class StationNode(RecapNode):
         return message
 
     def diagnose(self) -> Iterable[Status]:
-        if time.monotonic() - self._refused_at < COMPLAINT_S:
-            yield Status("command", ERROR, f"refused, holding the last one: {self._refused}")
+        now = time.monotonic()
+        age_s = None if self._commanded_at is None else now - self._commanded_at
+        values = {"age_s": "never" if age_s is None else age_s, "task": self.task.name}
+        if now - self._refused_at < COMPLAINT_S:
+            yield Status("command", ERROR, f"refused, holding the last one: {self._refused}", values)
+        elif age_s is None:
+            yield Status("command", WARN, "none yet: standing at home", values)
+        elif age_s > SILENT_S:
+            yield Status("command", WARN, f"none for {age_s:.1f} s: holding the last one", values)
         else:
-            yield Status("command", OK, "accepted")
+            yield Status("command", OK, "accepted", values)
 
 
 def main() -> None:
