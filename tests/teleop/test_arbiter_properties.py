@@ -145,8 +145,10 @@ class History:
                 bad = [np.full(3, np.nan), np.array([0.0, np.inf, 0.0]), np.zeros(2), np.zeros((3, 1))]
                 assert not getattr(arbiter, name)(self.now, bad[rng.integers(4)])
             case "press":
-                self.feed["pedal"] = self.feed["teleop"] = True
-                self._command("teleop", self.aims["teleop"])
+                self.feed["pedal"] = True
+                if rng.random() < 0.7:  # else the leader's last word may be long ago
+                    self.feed["teleop"] = True
+                    self._command("teleop", self.aims["teleop"])
                 self._pedal(True)
             case "release":
                 self.feed["pedal"] = True
@@ -305,6 +307,7 @@ class History:
             assert command.mode in (Mode.POLICY, Mode.HANDOVER) and self.running and fresh, "C4"
             claims = self.pressed and self.settings.pedal_style == "hold"
             assert not (self.pressing and claims), "C4"
+        assert (command.mode is Mode.POLICY) <= (source == "policy"), "C4"
         if source == "teleop":
             assert command.mode in (Mode.TELEOP, Mode.HANDOVER), "C4"
         if self.pressing and self.pressed and before is not State.ESTOP and self.states_live():
