@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Nodetype
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -66,8 +68,19 @@ def serialize(kind: str, *, stamp_ns: int | None = None, frame_id: str = "", **f
 
 
 def deserialize(cdr: bytes, kind: str) -> Any:
-    """Message object from CDR bytes; sequences of numbers are numpy arrays."""
-    return typestore().deserialize_cdr(cdr, _known(kind))
+    """Message object from CDR bytes; sequences of numbers are numpy arrays.
+
+    One of the project's own messages from before fields were added at its end has those empty or zero.
+    """
+    try:
+        return typestore().deserialize_cdr(cdr, _known(kind))
+    except SerdeError:
+        if not kind.startswith("recap_interfaces/"):
+            raise
+        for size in range(4, 68, 4):
+            with suppress(SerdeError):
+                return typestore().deserialize_cdr(bytes(cdr) + bytes(size), kind)
+        raise
 
 
 def header(stamp_ns: int, frame_id: str = "") -> Any:
