@@ -100,7 +100,8 @@ def test_rclpy_reads_our_messages() -> None:
 
 def test_message_from_before_fields_were_added_at_its_end_is_read() -> None:
     whole = serialize(topics.EPISODE_TYPE, stamp_ns=5, id="one", state=1, seed=3, time_limit_s=15.0)
-    old = deserialize(whole[:-13], topics.EPISODE_TYPE)  # less `stage` and `message`: 4 + 1 (+ 3) + 4 + 1 bytes
+    # less `stage` and `message`: 4 + 1 (+ 3) + 4 + 1 bytes
+    old = deserialize(whole[:-13], topics.EPISODE_TYPE)
     assert (old.id, old.state, old.seed, old.time_limit_s) == ("one", 1, 3, 15.0)
     assert (old.stage, old.message) == ("", "")
     with pytest.raises(SerdeError):

@@ -21,6 +21,7 @@ from rosbags.typesys.store import Typestore
 from recap_station.contract import ContractError
 from recap_station.topics import IMAGE_TYPE, JOINT_STATE_TYPE
 
+_EMPTY_TEXT = bytes((1, 0, 0, 0, 0, 0, 0, 0))  # its length with the closing zero, that, and padding
 _ZERO: dict[str, Any] = {"bool": False, "string": "", "float32": 0.0, "float64": 0.0}
 
 
@@ -70,16 +71,17 @@ def serialize(kind: str, *, stamp_ns: int | None = None, frame_id: str = "", **f
 def deserialize(cdr: bytes, kind: str) -> Any:
     """Message object from CDR bytes; sequences of numbers are numpy arrays.
 
-    One of the project's own messages from before fields were added at its end has those empty or zero.
+    One of the project's own messages from before texts were added at its end has those empty.
     """
     try:
         return typestore().deserialize_cdr(cdr, _known(kind))
     except SerdeError:
         if not kind.startswith("recap_interfaces/"):
             raise
-        for size in range(4, 68, 4):
+        old = bytes(cdr) + bytes(-len(cdr) % 4)
+        for added in range(1, 5):
             with suppress(SerdeError):
-                return typestore().deserialize_cdr(bytes(cdr) + bytes(size), kind)
+                return typestore().deserialize_cdr(old + _EMPTY_TEXT * added, kind)
         raise
 
 
