@@ -123,6 +123,7 @@ class History:
         self.found = STATION.home  # where it was seen last
         self.feed = {"policy": True, "teleop": False, "pedal": True, "locks": True, "states": True}
         self.aims = {"policy": STATION.home.copy(), "teleop": STATION.home.copy()}
+        self.pace = {"policy": np.zeros(3), "teleop": np.zeros(3)}  # of the aims, per tick
         self.position = STATION.home.copy()
         self.sent: np.ndarray | None = None
         self.step = np.zeros(3)
@@ -136,8 +137,9 @@ class History:
             case "policy" | "teleop":
                 self.feed[action] = True
                 reach = float(rng.choice([0.02, 0.3, 5.0]))
-                self.aims[action] = self.aims[action] + rng.normal(0, reach, 3) if rng.random() < 0.8 else (
-                    self.position.copy())  # fmt: skip
+                jump = self.aims[action] + rng.normal(0, reach, 3)
+                self.aims[action] = jump if rng.random() < 0.8 else self.position.copy()
+                self.pace[action] = STEP * rng.uniform(-1.2, 1.2, 3) * (rng.random() < 0.5)
             case "stale":  # valid, but made before the flush
                 self._command("policy", self.aims["policy"], fresh=False)
             case "bad":
@@ -247,6 +249,7 @@ class History:
     def tick(self) -> Command | None:
         self.now += TICK
         for name in ("policy", "teleop"):
+            self.aims[name] = self.aims[name] + self.pace[name]
             if self.feed[name]:
                 self._command(name, self.aims[name])
         if self.feed["pedal"]:
