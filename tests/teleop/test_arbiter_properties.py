@@ -247,7 +247,7 @@ class History:
     # a tick, and what must hold
 
     def tick(self) -> Command | None:
-        self.now += TICK
+        self.now += 1.00123 * TICK  # no time-out falls on a tick to the last bit
         for name in ("policy", "teleop"):
             self.aims[name] = self.aims[name] + self.pace[name]
             if self.feed[name]:
@@ -342,6 +342,7 @@ def test_core_over_random_histories() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_core_over_100000_random_histories() -> None:
     for seed in range(3000, 103_000):
         play(seed)
