@@ -335,6 +335,16 @@ def test_a_lock_never_heard_silent_or_engaged_keeps_everybody_out() -> None:
     assert cell.tick(teleop=near(0.0), policy=near(0.0), pedal=True).source == "teleop"
 
 
+def test_an_episode_that_starts_does_not_displace_a_person_who_waits_for_a_lock() -> None:
+    cell = Cell(locks=[LOCKED])
+    cell.arbiter.episode(cell.now, False)
+    cell.tick(teleop=near(0.0), pedal=True, ticks=3)
+    assert cell.arbiter.mode is Mode.HOLD
+    cell.arbiter.lock(cell.now, "curtain", False)
+    cell.arbiter.episode(cell.now, True)
+    assert cell.tick(policy=near(0.0), teleop=near(0.0), pedal=True).source == "teleop"
+
+
 def test_a_lock_of_low_priority_keeps_only_the_policy_out() -> None:
     cell = Cell(locks=[DOOR])
     assert cell.tick(policy=near(0.0), ticks=5).mode is Mode.HOLD

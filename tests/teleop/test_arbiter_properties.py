@@ -212,7 +212,9 @@ class History:
         granted = self.arbiter.event(event, self.now)
         after = self.arbiter.state
         if before is State.ESTOP:
-            if event is not Event.RELEASE_ESTOP or self.pressed or not self.states_live():
+            heard = self.now - self.pedal_s <= self.settings.pedal_timeout_s + EPS
+            down = self.pressed and heard
+            if event is not Event.RELEASE_ESTOP or down or not self.states_live():
                 assert after is State.ESTOP and not granted, "C6"
             else:
                 assert after is State.STOPPED and granted, "C6"
@@ -269,7 +271,7 @@ class History:
         assert (logged.state.mode, logged.source, logged.reason) == (
             command.mode, command.source, command.reason), "C9"  # fmt: skip
         assert logged.state is self.arbiter.state and logged.now_s == self.now, "C9"
-        self._check_motion(command, before)
+        self._check_motion(command)
         self._check_source(command, before, fresh)
         if command.flush:
             self.fresh = False
@@ -280,25 +282,26 @@ class History:
         self.position = command.positions
         return command
 
-    def _check_motion(self, command: Command, before: State) -> None:
+    def _check_motion(self, command: Command) -> None:
         sent = command.positions
         assert np.isfinite(sent).all(), "C1"
         assert np.all(sent >= STATION.lower) and np.all(sent <= STATION.upper), "C1"
-        if self.sent is None:
-            self.sent = self.found
-        if self.moved and not np.all(np.abs(sent - self.sent - self.step) <= CHANGE + EPS):
-            self.sent, self.step = self.found, np.zeros(3)
-        self.moved = False
-        step = sent - self.sent
+        starts = [] if self.sent is None else [(self.sent, self.step)]
+        if self.sent is None or self.moved:
+            starts.append((self.found, np.zeros(3)))
+        problems = [self._motion_problem(command, sent - start, step) for start, step in starts]
+        assert "" in problems, problems[0]
+        self.step = sent - starts[problems.index("")][0]
+        self.sent, self.moved = sent, False
+
+    def _motion_problem(self, command: Command, step: np.ndarray, before: np.ndarray) -> str:
+        """What is wrong with a step, after the one before it."""
         if self.arbiter.state is State.ESTOP:
-            assert not step.any(), "C2"
-        else:
-            assert np.all(np.abs(step) <= STEP + EPS), "C1"
-            assert np.all(np.abs(step - self.step) <= CHANGE + EPS), "C1"
-            if command.source == "hold":
-                braked = np.sign(self.step) * np.maximum(np.abs(self.step) - CHANGE, 0.0)
-                assert np.all(np.abs(step - braked) <= EPS), "C2"
-        self.sent, self.step = sent, step
+            return "C2" if step.any() else ""
+        if np.any(np.abs(step) > STEP + EPS) or np.any(np.abs(step - before) > CHANGE + EPS):
+            return "C1"
+        braked = np.sign(before) * np.maximum(np.abs(before) - CHANGE, 0.0)
+        return "C2" if command.source == "hold" and np.any(np.abs(step - braked) > EPS) else ""
 
     def _check_source(self, command: Command, before: State, fresh: bool) -> None:
         source = command.source

@@ -134,7 +134,9 @@ class Arbiter:
         self.running = running
         if not running:
             self._wanted_by = ""  # a pedal still pressed must be pressed again
-        self._apply(Event.EPISODE_START if running else Event.EPISODE_END)
+            self._apply(Event.EPISODE_END)
+        elif not self._wanted_by:  # else the person who waits for a lock or a leader comes first
+            self._apply(Event.EPISODE_START)
 
     def event(self, event: Event, now_s: float | None = None) -> bool:
         """A person's wish, by service, key or button. → False where it was not granted; see `refusal`."""
@@ -160,7 +162,8 @@ class Arbiter:
             return lock.why(self._now_s)
         if event is Event.RESUME and (lock := self._latched()):
             return lock.why(self._now_s)
-        if event is Event.RELEASE_ESTOP and (self._pressed or not self._state_live()):
+        pressed = self._pressed and not self._pedal.silent(self._now_s)
+        if event is Event.RELEASE_ESTOP and (pressed or not self._state_live()):
             return "wanted no pedal pressed, and joint states that arrive"
         return ""
 
@@ -275,6 +278,8 @@ class Arbiter:
         if lock := self._latched():
             self._wanted_by = ""
             self._apply(Event.STOP, lock.why(now))
+        if FOLLOWED.get(self.state) == POLICY and self._wanted_by and not self._blocking(TELEOP):
+            self._apply(Event.TAKE_OVER)  # pressed before anything could be followed
         followed = FOLLOWED.get(self.state)
         if followed and (lock := self._blocking(followed)):
             self._apply(Event.LOCKED, lock.why(now))
