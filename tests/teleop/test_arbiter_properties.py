@@ -267,6 +267,8 @@ class History:
         logged = self.arbiter.log[-1]
         if command is None:
             assert self.seen_s < 0 and logged.source == "hold"
+            assert logged.state.mode in (Mode.HOLD, Mode.ESTOP), "C8"
+            self.pressing = False
             return None
         assert (logged.state.mode, logged.source, logged.reason) == (
             command.mode, command.source, command.reason), "C9"  # fmt: skip

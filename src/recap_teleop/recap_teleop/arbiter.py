@@ -185,11 +185,11 @@ class Arbiter:
         seen = measured is not None and bool(np.isfinite(measured).all())
         if seen:
             self._measured, self._measured_s = np.array(measured, dtype=np.float64), self._now_s
+        self._watch()
         if limiter.sent is None:
             if self._measured is None:
                 return None
             limiter.put(self._measured)
-        self._watch()
         if seen:
             self._notice_reset()
         target, source = self._target()
