@@ -96,6 +96,53 @@ def test_silence_of_the_robot_is_marked_as_a_gap(tmp_path):
     assert not gap[:24].any() and gap[26:35].all() and not gap[35:].any()
 
 
+def write_attempt(writer: BagWriter, ticks: range, stages: dict[int, str]) -> None:
+    """Both streams of a person's correction, and the stages that a person marked."""
+    names, stage = STATION.joint_names, ""
+    for tick in ticks:
+        now = START + tick * STEP
+        if tick in (0, 99) or tick in stages:
+            stage = stages.get(tick, stage)
+            state = 2 if tick == 99 else 1
+            message = serialize(topics.EPISODE_TYPE, stamp_ns=now, id="one", state=state, stage=stage)
+            writer.write(topics.EPISODE, now, message)
+        writer.write(topics.JOINT_STATES, now, joint_state(now, names, STATION.home))
+        if not 40 <= tick < 60:
+            who = "teleop" if tick < 60 else "policy"
+            writer.write(topics.JOINT_COMMAND, now, joint_state(now, names, STATION.home, who))
+
+
+ABOUT = {
+    "recap.episode": "one", "recap.task": json.dumps(TASK.to_dict()), "recap.outcome": "success",
+    "recap.station": json.dumps(STATION.to_dict()),
+}  # fmt: skip
+
+
+def test_an_arbiter_that_dies_in_mid_press_leaves_no_correction_open(tmp_path):
+    with BagWriter(tmp_path / "one", topics.recorded_topics(STATION)) as writer:
+        writer.set_metadata(ABOUT)
+        write_attempt(writer, range(100), {})
+    episode = read_bag(tmp_path / "one", tmp_path)
+    assert episode.correction[:45].all() and not episode.correction[45:].any()  # STALE_S after its last word
+    assert set(episode.source[46:60]) == {"hold"} and episode.gap[46:60].all()
+
+
+def test_an_attempt_of_two_recorders_is_one_episode_and_stages_are_a_persons_marks(tmp_path):
+    writer = BagWriter(tmp_path / "one", topics.recorded_topics(STATION))
+    writer.set_metadata({**ABOUT, "recap.outcome": "unknown"})
+    write_attempt(writer, range(70), {0: "", 30: "lift"})
+    writer.flush()  # killed here
+    with BagWriter(tmp_path / "one", topics.recorded_topics(STATION), resume=True) as successor:
+        write_attempt(successor, range(80, 100), {80: "pass"})
+        successor.set_metadata({"recap.outcome": "success"})
+    files, problems = convert_bags([tmp_path / "one"], tmp_path / "store")
+    assert not problems and len(files) == 1
+    episode = load_episode(files[0])
+    assert len(episode) == 100 and episode.info.success
+    assert list(episode.stage[[29, 30, 79, 80, 99]]) == ["", "lift", "lift", "pass", "pass"]
+    assert episode.gap[76:80].all() and not episode.gap[61:74].any()
+
+
 def test_an_episode_comes_back_from_disk(tmp_path):
     files, problems = convert_bags([make_bag(tmp_path / "bags")], tmp_path / "store")
     assert not problems

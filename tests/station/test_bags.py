@@ -16,6 +16,7 @@ import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 from rosbags.highlevel import AnyReader
+from rosbags.serde import SerdeError
 
 from recap_station import topics
 from recap_station.bags import (
@@ -95,6 +96,16 @@ def test_rclpy_reads_our_messages() -> None:
     message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id = 3, 5, "hold"
     ours = joint_state(3_000_000_005, STATION.joint_names, STATION.home, "hold")
     assert serialization.deserialize_message(ours, JointState) == message
+
+
+def test_message_from_before_fields_were_added_at_its_end_is_read() -> None:
+    whole = serialize(topics.EPISODE_TYPE, stamp_ns=5, id="one", state=1, seed=3, time_limit_s=15.0)
+    # less `stage` and `message`: 4 + 1 (+ 3) + 4 + 1 bytes
+    old = deserialize(whole[:-13], topics.EPISODE_TYPE)
+    assert (old.id, old.state, old.seed, old.time_limit_s) == ("one", 1, 3, 15.0)
+    assert (old.stage, old.message) == ("", "")
+    with pytest.raises(SerdeError):
+        deserialize(joint_state(5, ["a"], [0.0])[:-30], topics.JOINT_STATE_TYPE)
 
 
 def test_namespace_is_in_the_file_and_not_in_the_reader(tmp_path: Path) -> None:

@@ -70,3 +70,23 @@ def test_a_task_with_an_impossible_time_limit_is_refused(tmp_path: Path):
     (tmp_path / "t.yaml").write_text("name: t\nprompt: p\ntime_limit_s: 20\nmax_episode_s: 10\nstages: [a]\n")
     with pytest.raises(ContractError, match="time_limit_s <= max_episode_s"):
         load_task(tmp_path / "t.yaml")
+
+
+YAML = (
+    "name: bent\ncontrol_rate_hz: 50\ncameras: []\narms:\n  - prefix: a_\n    joints:\n"
+    "      - {{name: j, lower: -1, upper: 1, max_velocity: {}, home: 0}}\n"
+)
+
+
+def test_without_an_acceleration_limit_full_speed_is_reached_in_a_tenth_of_a_second(tmp_path: Path):
+    (tmp_path / "bent.yaml").write_text(YAML.format("2.5"))
+    station = load_station(tmp_path / "bent.yaml")
+    assert station.joints[0].max_acceleration == 25.0
+    assert Station.from_dict(station.to_dict()) == station
+
+
+@pytest.mark.parametrize("velocity", ["0", "-1", ".nan", ".inf"])
+def test_a_velocity_limit_that_is_none_is_refused(tmp_path: Path, velocity: str):
+    (tmp_path / "bent.yaml").write_text(YAML.format(velocity))
+    with pytest.raises(ContractError, match=r"max_velocity of a_j is .*, wanted more than 0"):
+        load_station(tmp_path / "bent.yaml")

@@ -113,7 +113,7 @@ def test_wrong_camera_and_wrong_robot_are_named_and_the_robot_holds(graph: Graph
 
 @pytest.mark.timeout(100)
 def test_calls_out_of_order_are_answered_in_words(graph: Graph) -> None:
-    graph.start("episode", "recap_teleop.nodes.episode_node", use_sim="false")
+    graph.start("episode", "recap_teleop.nodes.episode_node", use_sim="false", reset="none")
     try:
 
         def end(outcome: int) -> Any:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from recap_teleop.handover import Clutch, slew
+from recap_teleop.handover import Clutch, speed_at
 
 
-def test_slew_limits_each_joint_by_itself_and_arrives() -> None:
-    step = np.array([0.1, 0.2])
-    np.testing.assert_allclose(slew(np.zeros(2), np.array([1.0, -0.05]), step), [0.1, -0.05])
-    position = np.zeros(2)
-    for _ in range(10):
-        position = slew(position, np.array([1.0, -1.0]), step)
-    np.testing.assert_allclose(position, [1.0, -1.0])
+def test_speed_rises_evenly_from_the_first_to_all_of_it() -> None:
+    assert [speed_at(t, 0.5, 2.0) for t in (0.0, 1.0, 2.0, 9.0)] == [0.5, 0.75, 1.0, 1.0]
+    assert speed_at(0.0, 0.5, 0.0) == 1.0  # no duration: no slowing down
 
 
 def test_clutch_keeps_the_arms_offset_and_lets_grippers_through() -> None:

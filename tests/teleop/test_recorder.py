@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from rosbags.highlevel import AnyReader
 
 from recap_station import topics
 from recap_station.bags import BagReader, amend_metadata, joint_state
@@ -38,14 +40,88 @@ def test_outcome_put_right_later_wins(tmp_path: Path) -> None:
     assert bag.metadata["recap.outcome"] == "discarded" and bag.metadata["recap.episode"] == "one"
 
 
-def test_second_bag_of_an_episode_does_not_touch_the_first(tmp_path: Path) -> None:
+def command(tick: int) -> bytes:
+    return joint_state(tick * 20_000_000, STATION.joint_names, STATION.home + tick, "hold")
+
+
+def ticks_in(path: Path) -> list[int]:
+    return [time_ns // 20_000_000 for _, time_ns, _ in BagReader(path).messages({topics.JOINT_COMMAND})]
+
+
+def test_an_episode_goes_on_in_the_bag_that_its_killed_recorder_left(tmp_path: Path) -> None:
+    killed = EpisodeRecorder(tmp_path, STATION)
+    path = killed.start({"recap.episode": "one", "recap.seed": "3"})
+    for tick in range(5):
+        killed.write(topics.JOINT_COMMAND, tick * 20_000_000, command(tick))
+    killed.note({"recap.dropped": '{"joint_command": 2}'})  # on disk; it never comes to close the bag
+    with open(path / "one_0.mcap", "ab") as file:
+        file.write(b"\x06\xff\xff\x00\x00\x00\x00\x00\x00 cut off")  # a chunk that it did not finish
+
+    successor = EpisodeRecorder(tmp_path, STATION)
+    assert successor.start({"recap.episode": "one"}) == path
+    for tick in range(100, 103):
+        successor.write(topics.JOINT_COMMAND, tick * 20_000_000, command(tick))
+    successor.stop("success", "peg is in")
+
+    bag = BagReader(path)
+    assert [file.name for file in bag.files] == ["one_0.mcap", "one_1.mcap"]
+    assert ticks_in(path) == [0, 1, 2, 3, 4, 100, 101, 102]
+    assert bag.metadata["recap.outcome"] == "success" and bag.metadata["recap.resumed"] == "1"
+    assert bag.metadata["recap.seed"] == "3" and bag.metadata["recap.dropped"] == '{"joint_command": 2}'
+    assert not list(path.glob(".*reserve"))
+    described = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert described["message_count"] == 8 and [f["message_count"] for f in described["files"]] == [5, 3]
+
+
+def test_a_bag_that_was_closed_without_an_outcome_is_gone_on_with_too(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, STATION)
     first = recorder.start({"recap.episode": "one"})
-    recorder.stop("unknown", "killed")
+    recorder.write(topics.JOINT_COMMAND, 0, command(0))
+    recorder.stop("unknown", "recorder was stopped")
+    assert recorder.start({"recap.episode": "one"}) == first
+    recorder.write(topics.JOINT_COMMAND, 9 * 20_000_000, command(9))
+    assert not (first / "metadata.yaml").exists()  # killed now, it would hide the second file
+    assert ticks_in(first) == [0]
+    recorder.stop("failure", "")
+    assert ticks_in(first) == [0, 9] and BagReader(first).metadata["recap.outcome"] == "failure"
+
+
+def test_a_bag_with_an_outcome_or_of_another_episode_is_not_touched(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, STATION)
+    recorder.start({"recap.episode": "one"})
+    first = recorder.stop("failure", "")
+    (tmp_path / "two").mkdir()
     second = recorder.start({"recap.episode": "one"})
     recorder.stop("success", "")
-    assert (first.name, second.name) == ("one", "one_part2")
-    assert BagReader(first).metadata["recap.outcome"] == "unknown"
+    third = recorder.start({"recap.episode": "two"})
+    recorder.stop("success", "")
+    assert [path.name for path in (first, second, third)] == ["one", "one_part2", "two_part2"]
+    assert BagReader(first).metadata["recap.outcome"] == "failure"
+
+
+@pytest.mark.parametrize("options", [{"split_s": 1.0}, {"split_mb": 0.05}])
+def test_a_long_attempt_is_split_into_files_of_one_bag(tmp_path: Path, options: dict[str, float]) -> None:
+    recorder = EpisodeRecorder(tmp_path, STATION, "robot1", **options)
+    recorder.start({"recap.episode": "one"})
+    for tick in range(600):
+        recorder.write(topics.JOINT_COMMAND, tick * 20_000_000, command(tick))
+    path = recorder.stop("success", "")
+    bag = BagReader(path)
+    assert bag.closed_cleanly and len(bag.files) >= 4
+    if "split_s" in options:
+        assert [file.name for file in bag.files] == [f"one_{number}.mcap" for number in range(12)]
+    assert ticks_in(path) == list(range(600))
+    with AnyReader([path]) as reader:  # somebody else's reader, by metadata.yaml
+        assert reader.message_count == 600 and reader.duration == 599 * 20_000_000 + 1
+        stamps = [time_ns for _, time_ns, _ in reader.messages()]
+    assert stamps == [tick * 20_000_000 for tick in range(600)]
+
+    (path / "metadata.yaml").unlink()  # as if killed: in the files' order, not the alphabet's
+    assert ticks_in(path) == list(range(600))
+    amend_metadata(path, {"recap.outcome": "failure"})
+    described = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert described["relative_file_paths"] == [file.name for file in bag.files]
+    assert described["message_count"] == 600 and BagReader(path).metadata["recap.outcome"] == "failure"
 
 
 def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from recap_station.ticks import STALE_S, age_s, hold, tick_times
 
 SUFFIX = ".episode.parquet"
 OUTCOMES = ("success", "failure", "discarded")  # what a person or the simulator may say of an attempt
-EPISODE_RUNNING = 1  # recap_interfaces/msg/Episode.RUNNING
+EPISODE_RUNNING, EPISODE_ENDED = 1, 2  # recap_interfaces/msg/Episode
 
 
 class ConversionError(ValueError):
@@ -170,12 +170,12 @@ def read_bag(folder: Path, store: Path) -> Episode:
         raise ConversionError("no time in which the episode ran and both state and command were there")
     ticks = tick_times(start, end, station.control_rate_hz)
     state_at, command_at = hold(states.stamps, ticks), hold(commands.stamps, ticks)
+    silent = age_s(commands.stamps, ticks, command_at) > STALE_S
     source = np.array(commands.labels, dtype=object)[command_at]
+    source[silent] = "hold"  # an arbiter that died while a person commanded leaves no correction open
     rollout = about.get("recap.source", "rollout") != "demonstration"
     stage_at = hold(streams.stage_stamps, ticks)
-    gap = (age_s(states.stamps, ticks, state_at) > STALE_S) | (
-        age_s(commands.stamps, ticks, command_at) > STALE_S
-    )
+    gap = (age_s(states.stamps, ticks, state_at) > STALE_S) | silent
     image, image_age = {}, {}
     for camera, stamps in streams.images.items():
         at = hold(stamps, ticks)
@@ -313,7 +313,7 @@ class _Streams:
     def running(self, fallback: np.ndarray) -> tuple[int, int]:
         """Start and end of the running time in ns; all of `fallback`'s where the bag says nothing."""
         running = [stamp for stamp, state in self.episode_states if state == EPISODE_RUNNING]
-        ended = [stamp for stamp, state in self.episode_states if state > EPISODE_RUNNING]
+        ended = [stamp for stamp, state in self.episode_states if state == EPISODE_ENDED]
         start = running[0] if running else int(fallback[0])
         return start, min(ended[0] if ended else int(fallback[-1]), int(fallback[-1]))
 
@@ -333,6 +333,7 @@ def _read_streams(reader: BagReader, station: Station) -> _Streams:
     stage_stamps: list[int] = []
     stages: list[str] = []
     episode_states: list[tuple[int, int]] = []
+    marks: list[tuple[int, str]] = []
     wanted = [*joints, *camera_of, topics.SIM_TRUTH, topics.EPISODE]
     types = reader.topics
     for topic, _, cdr in reader.messages([name for name in wanted if name in types]):
@@ -350,6 +351,10 @@ def _read_streams(reader: BagReader, station: Station) -> _Streams:
             stages.append(message.stage)
         else:
             episode_states.append((stamp, message.state))
+            if message.stage:
+                marks.append((stamp, message.stage))
+    if not stages:  # no simulator that knows: as a person marked them
+        stage_stamps, stages = [stamp for stamp, _ in marks], [stage for _, stage in marks]
     return _Streams(
         joints={name: _in_order(*stream, station.dof) for name, stream in joints.items()},
         images={camera: np.array(stamps, dtype=np.int64) for camera, stamps in images.items()},

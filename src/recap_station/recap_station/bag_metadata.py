@@ -23,19 +23,36 @@ class RecordedTopic:
     latched: bool
 
 
+@dataclass(frozen=True)
+class RecordedFile:
+    """`name` within the bag; span_ns: times of the first and last message, (0, 0) where it has none."""
+
+    name: str
+    span_ns: tuple[int, int]
+    messages: int
+
+    def described(self) -> dict[str, Any]:
+        start, end = self.span_ns
+        return {
+            "path": self.name,
+            "starting_time": {"nanoseconds_since_epoch": start},
+            "duration": {"nanoseconds": end - start},
+            "message_count": self.messages,
+        }
+
+
 def information(
-    file: str, topics: Sequence[RecordedTopic], span_ns: tuple[int, int], custom: Mapping[str, str]
+    files: Sequence[RecordedFile], topics: Sequence[RecordedTopic], custom: Mapping[str, str]
 ) -> dict[str, Any]:
-    """rosbag2_bagfile_information of a bag of one file; span_ns: times of the first and last message."""
-    start = {"nanoseconds_since_epoch": span_ns[0]}
-    duration = {"nanoseconds": span_ns[1] - span_ns[0]}
-    count = sum(topic.messages for topic in topics)
+    """rosbag2_bagfile_information of a bag."""
+    spans = [file.span_ns for file in files if file.messages] or [(0, 0)]
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
     return {
         "version": 9,
         "storage_identifier": "mcap",
-        "duration": duration,
-        "starting_time": start,
-        "message_count": count,
+        "duration": {"nanoseconds": last - first},
+        "starting_time": {"nanoseconds_since_epoch": first},
+        "message_count": sum(topic.messages for topic in topics),
         "topics_with_message_count": [
             {
                 "topic_metadata": {
@@ -51,8 +68,8 @@ def information(
         ],
         "compression_format": "",
         "compression_mode": "",
-        "relative_file_paths": [file],
-        "files": [{"path": file, "starting_time": start, "duration": duration, "message_count": count}],
+        "relative_file_paths": [file.name for file in files],
+        "files": [file.described() for file in files],
         "custom_data": dict(custom),
         "ros_distro": "jazzy",
     }

@@ -1,17 +1,17 @@
 """Bags: one directory per attempt, MCAP inside, as rosbag2 on Jazzy writes them; readable after a crash.
 
-`BagWriter` puts ready CDR bytes into `<bag>/<bag>_0.mcap` in uncompressed chunks of at most a second, so
-that a killed process loses at most the last second; metadata.yaml (version 9) is written on close. The
-same key-value metadata also stands inside the file from the start, so a bag without metadata.yaml still
-says which attempt it was. `BagReader` reads those bags, truncated ones up to the last whole message, and
-those of other recorders (several files, zstd or lz4 chunks). Message text is in `recap_station.cdr`.
+`BagWriter` puts ready CDR bytes into `<bag>/<bag>_0.mcap`, then `_1.mcap` and so on where it splits, in
+uncompressed chunks of at most a second, so that a killed process loses at most the last second;
+metadata.yaml (version 9) is written on close. The same key-value metadata also stands inside each file from
+the start, so a bag without metadata.yaml still says which attempt it was; its writer's successor goes on in
+the next file of the same bag. `BagReader` reads those bags, truncated files up to the last whole message,
+and those of other recorders (zstd or lz4 chunks). Message text is in `recap_station.cdr`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -22,15 +22,15 @@ import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
-from recap_station.bag_metadata import RecordedTopic, information, offered_qos, to_yaml
+from recap_station.bag_metadata import RecordedFile, RecordedTopic, information, offered_qos, to_yaml
 from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
 from recap_station.contract import ContractError
 from recap_station.mcap_scan import Scan
+from recap_station.reserved_file import ReservedFile
 from recap_station.topics import LATCHED
 
 FLUSH_S = 1.0  # what a SIGKILL may cost
 FLUSH_BYTES = 1 << 20
-RESERVE_BYTES = 4 << 20  # given back when the disk is full, so that the bag can still be closed
 __all__ = [
     "BagError", "BagReader", "BagWriter", "amend_metadata",
     "compressed_image", "deserialize", "joint_state", "serialize",
@@ -45,8 +45,12 @@ class BagWriter:
     """Writes one bag. Not thread-safe: one thread writes.
 
     `topics` maps names to types; a relative name is written under `/<namespace>/`. `latched` names get
-    transient-local QoS, so that `ros2 bag play` latches them again. Raises BagError where the folder
-    exists, OSError when the disk is full; close() still works then and keeps what was written before.
+    transient-local QoS, so that `ros2 bag play` latches them again. A file of more than `split_s` or
+    `split_bytes` (0: no limit) is followed by another. With `resume` the bag exists, left by a writer that
+    ended too early: this one goes on in its next file.
+
+    Raises BagError where the folder exists (with `resume`: holds no bag), OSError when the disk is full;
+    close() still works then and keeps what was written before.
     """
 
     def __init__(
@@ -55,6 +59,10 @@ class BagWriter:
         topics: Mapping[str, str],
         latched: Collection[str] = frozenset(),
         namespace: str = "",
+        *,
+        split_s: float = 0.0,
+        split_bytes: int = 0,
+        resume: bool = False,
     ):
         self.path = Path(path)
         self.counts = dict.fromkeys(topics, 0)
@@ -62,32 +70,45 @@ class BagWriter:
         self._latched = frozenset(latched)
         self._prefix = f"/{namespace.strip('/')}/" if namespace.strip("/") else "/"
         self._custom = {"recap.namespace": self._prefix}
-        self._start_ns, self._end_ns = 2**63 - 1, 0
-        self._pending_bytes = 0
+        self._split_ns, self._split_bytes = round(split_s * 1e9), split_bytes
+        self._file: ReservedFile
+        self._mcap: McapWriter
+        self._channels: dict[str, int]
+        self._count = self._start_ns = self._end_ns = self._pending_bytes = 0  # of the file being written
+        self._files: list[RecordedFile] = []  # those before the one being written
+        self._earlier = _left_by_another(self.path) if resume else []
+        self._surveys: list[tuple[dict[str, int], RecordedFile]] | None = None  # of the earlier ones
+        self._number = len(self._earlier)
+        if not resume:
+            try:
+                self.path.mkdir(parents=True)
+            except FileExistsError:
+                raise BagError(f"bag {self.path} exists already; a bag is never overwritten") from None
         try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
-            raise BagError(f"bag {self.path} exists already; a bag is never overwritten") from None
-        self._file = _File(self.path / f"{self.path.name}_0.mcap", self.path / ".reserve")
-        # The chunk size is out of reach: a chunk ends where flush() says, so one cut short can be undone.
-        self._mcap = McapWriter(self._file, chunk_size=1 << 62, compression=CompressionType.NONE)  # type: ignore[arg-type]
-        self._mcap.start(profile="ros2", library="recap")
-        self._channels = self._register()
-        self._flushed = time.monotonic()
-        self._mcap.add_metadata("recap", self._custom)
-        self.flush()
+            self._open(ReservedFile(self._file_path()))
+        except OSError:
+            if not resume:
+                self.path.rmdir()  # no bag can be written here: leave no empty one behind
+            raise
+        if resume:  # it names the earlier files only; what it says besides is in them, or comes after
+            self._custom |= BagReader(self.path).metadata
+            self.set_metadata(self._custom)
+            (self.path / "metadata.yaml").unlink(missing_ok=True)
 
     def write(self, topic: str, time_ns: int, cdr: bytes) -> None:
         """Append one serialised message (CDR with its 4-byte header), received or made at `time_ns`."""
         if self._file.full:
             raise OSError(errno.ENOSPC, "no room for more messages", str(self.path))
-        try:
-            channel = self._channels[topic]
-        except KeyError:
+        if topic not in self._topics:
             known = ", ".join(self._topics)
             raise BagError(f"topic {topic!r} is not in bag {self.path.name} (it has {known})") from None
-        self._mcap.add_message(channel, log_time=time_ns, publish_time=time_ns, data=cdr)
+        if self._is_due(time_ns):
+            following = ReservedFile(self._file_path())  # where there is no room, this file still is open
+            self._finish()
+            self._open(following)
+        self._mcap.add_message(self._channels[topic], log_time=time_ns, publish_time=time_ns, data=cdr)
         self.counts[topic] += 1
+        self._count += 1
         self._start_ns, self._end_ns = min(self._start_ns, time_ns), max(self._end_ns, time_ns)
         self._pending_bytes += len(cdr)
         if self._pending_bytes > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_S:
@@ -116,15 +137,46 @@ class BagWriter:
         """Write the summary and metadata.yaml. A second call does nothing."""
         if self._file.closed:
             return
+        self._finish(last=True)
+        _write_described(self.path, self._information())
+
+    def _file_path(self) -> Path:
+        return self.path / f"{self.path.name}_{self._number}.mcap"
+
+    def _is_due(self, time_ns: int) -> bool:
+        if not self._count:
+            return False
+        long = self._split_ns and time_ns - self._start_ns >= self._split_ns
+        return bool(
+            long or (self._split_bytes and self._file.tell() + self._pending_bytes >= self._split_bytes)
+        )
+
+    def _open(self, file: ReservedFile) -> None:
+        self._file = file
+        self._number += 1
+        self._start_ns, self._end_ns, self._count, self._pending_bytes = 2**63 - 1, 0, 0, 0
+        # The chunk size is out of reach: a chunk ends where flush() says, so one cut short can be undone.
+        self._mcap = McapWriter(file, chunk_size=1 << 62, compression=CompressionType.NONE)  # type: ignore[arg-type]
+        self._mcap.start(profile="ros2", library="recap")
+        self._channels = self._register()
+        self._flushed = time.monotonic()
+        self._mcap.add_metadata("recap", self._custom)
+        self.flush()
+
+    def _finish(self, last: bool = False) -> None:
+        """End the file being written with its summary."""
         if not self._file.broken:  # else the file ends after its last whole chunk, without a summary
             with contextlib.suppress(OSError):
-                self._mcap.add_metadata("rosbag2", {"serialized_metadata": to_yaml(self._information())})
+                if last:
+                    text = to_yaml(self._information())
+                    self._mcap.add_metadata("rosbag2", {"serialized_metadata": text})
                 self._mcap.finish()
         self._file.close()
-        whole = {"rosbag2_bagfile_information": self._information()}
-        temporary = self.path / "metadata.yaml.tmp"
-        temporary.write_text(to_yaml(whole))
-        temporary.replace(self.path / "metadata.yaml")
+        self._files.append(self._written())
+
+    def _written(self) -> RecordedFile:
+        span = (self._start_ns, self._end_ns) if self._count else (0, 0)
+        return RecordedFile(self._file.path.name, span, self._count)
 
     def __enter__(self) -> BagWriter:
         return self
@@ -149,12 +201,20 @@ class BagWriter:
         return channels
 
     def _information(self) -> dict[str, Any]:
-        topics = [
-            RecordedTopic(self._full(topic), kind, self.counts[topic], topic in self._latched)
+        counts = dict(self.counts)
+        files = [*self._files] if self._file.closed else [*self._files, self._written()]
+        if self._surveys is None:
+            self._surveys = [_survey(Scan(path)) for path in self._earlier]
+        for found, _ in self._surveys:
+            for topic, count in found.items():
+                relative = topic.removeprefix(self._prefix)
+                counts[relative] = counts.get(relative, 0) + count
+        files = [*(file for _, file in self._surveys), *files]
+        recorded = [
+            RecordedTopic(self._full(topic), kind, counts[topic], topic in self._latched)
             for topic, kind in self._topics.items()
         ]
-        span = (self._start_ns, self._end_ns) if sum(self.counts.values()) else (0, 0)
-        return information(self._file.path.name, topics, span, self._custom)
+        return information(files, recorded, self._custom)
 
 
 class BagReader:
@@ -178,18 +238,20 @@ class BagReader:
                 self.metadata.update(information.get("custom_data") or {})
             except (yaml.YAMLError, KeyError, TypeError) as error:
                 raise BagError(f"{described}: not a bag's metadata: {error!r}".replace("\n", " ")) from error
-        self.files = [self.path / name for name in listed] or sorted(self.path.glob("*.mcap"))
+        self.files = [self.path / name for name in listed] or mcap_files(self.path)
         missing = [str(file) for file in self.files if not file.is_file()]
         if not self.files or missing:
             lacking = f"{missing[0]} is missing" if missing else "no .mcap file is there"
             raise BagError(f"no bag in {self.path}: {lacking}")
         self.closed_cleanly = described.is_file()
         self._scans = []
+        inside: dict[str, str] = {}
         for file in self.files:
             scan = Scan(file)
             self.closed_cleanly &= scan.whole
-            self.metadata = {**scan.metadata.get("recap", {}), **self.metadata}
+            inside |= scan.metadata.get("recap", {})
             self._scans.append(scan)
+        self.metadata = {**inside, **self.metadata}
         self._prefix = self.metadata.get("recap.namespace", "/")
         for scan in self._scans:
             self.topics.update({self._relative(topic): kind for topic, kind in scan.topics.items()})
@@ -214,85 +276,63 @@ def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     bag = BagReader(path)
     described = bag.path / "metadata.yaml"
     if described.is_file():
-        whole = yaml.safe_load(described.read_text())
+        information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
     else:
-        whole = {"rosbag2_bagfile_information": _surveyed(bag)}
-    information = whole["rosbag2_bagfile_information"]
+        information = _surveyed(bag)
     information["custom_data"] = {**(information.get("custom_data") or {}), **metadata}
-    temporary = described.with_suffix(".yaml.tmp")
-    temporary.write_text(to_yaml(whole))
-    temporary.replace(described)
+    _write_described(bag.path, information)
+
+
+def mcap_files(folder: Path) -> list[Path]:
+    """The .mcap files of a bag in the order in which they were written: bag_2.mcap before bag_10.mcap."""
+
+    def number(path: Path) -> tuple[int, str]:
+        last = path.stem.rpartition("_")[2]
+        return (int(last) if last.isdecimal() else -1, path.name)
+
+    return sorted(folder.glob("*.mcap"), key=number)
+
+
+def _left_by_another(folder: Path) -> list[Path]:
+    files = mcap_files(folder)
+    if not files:
+        raise BagError(f"no bag in {folder}: no .mcap file is there")
+    for reserve in folder.glob(".*.reserve"):  # of a writer that was killed
+        reserve.unlink(missing_ok=True)
+    return files
+
+
+def _write_described(folder: Path, information: Mapping[str, Any]) -> None:
+    temporary = folder / "metadata.yaml.tmp"
+    temporary.write_text(to_yaml({"rosbag2_bagfile_information": information}))
+    temporary.replace(folder / "metadata.yaml")
+
+
+def _survey(scan: Scan) -> tuple[dict[str, int], RecordedFile]:
+    """What a file holds, by reading it: messages of each topic, named in full."""
+    counts = dict.fromkeys(scan.topics, 0)
+    start, end = 2**63 - 1, 0
+    for topic, time_ns, _ in scan.messages(scan.topics):
+        counts[topic] += 1
+        start, end = min(start, time_ns), max(end, time_ns)
+    total = sum(counts.values())
+    return counts, RecordedFile(scan.path.name, (start, end) if total else (0, 0), total)
 
 
 def _surveyed(bag: BagReader) -> dict[str, Any]:
     """As the writer would have described the bag, had it come to close it."""
-    if len(bag.files) != 1:
-        raise BagError(f"bag {bag.path} has {len(bag.files)} files and no metadata.yaml: reindex it first")
-    counts = dict.fromkeys(bag.topics, 0)
-    times = []
-    for topic, time_ns, _ in bag.messages():
-        counts[topic] += 1
-        times.append(time_ns)
+    counts: dict[str, int] = {}
+    kinds: dict[str, str] = {}
+    files = []
+    for path in bag.files:
+        scan = Scan(path)
+        found, file = _survey(scan)
+        files.append(file)
+        kinds |= scan.topics
+        counts = {topic: counts.get(topic, 0) + found.get(topic, 0) for topic in kinds}
     prefix = bag.metadata.get("recap.namespace", "/")
-    topics = []
-    for topic, kind in bag.topics.items():
-        name = topic if topic.startswith("/") else prefix + topic
-        topics.append(RecordedTopic(name, kind, counts[topic], topic in LATCHED))
-    span = (min(times), max(times)) if times else (0, 0)
-    return information(bag.files[0].name, topics, span, bag.metadata)
-
-
-class _File:
-    """An unbuffered file with a reserve: when the disk is full the reserve is given back and the write is
-    done, with `full` set; where even that fails the file is cut back to its last whole chunk."""
-
-    def __init__(self, path: Path, reserve: Path):
-        self.path = path
-        self.full = False
-        self.broken = False
-        self._reserve = reserve
-        try:
-            with open(reserve, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-        except OSError as error:  # no bag can be written here: leave no empty one behind
-            reserve.unlink(missing_ok=True)
-            path.parent.rmdir()
-            raise OSError(error.errno, f"no room for a bag ({error.strerror})", str(path.parent)) from error
-        self._raw = open(path, "xb", buffering=0)  # noqa: SIM115
-        self._at = self._good = 0
-
-    @property
-    def closed(self) -> bool:
-        return self._raw.closed
-
-    def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        while view:
-            try:
-                written = self._raw.write(view)
-            except OSError:
-                if self.full:
-                    self._cut()
-                    raise
-                self.full = True
-                self._reserve.unlink(missing_ok=True)
-                continue
-            self._at += written
-            view = view[written:]
-        return len(data)
-
-    def tell(self) -> int:
-        return self._at
-
-    def flush(self) -> None:
-        """Nothing is buffered; what stands in the file now is whole."""
-        self._good = self._at
-
-    def _cut(self) -> None:
-        self.broken = True
-        self._raw.truncate(self._good)
-        self._at = self._raw.seek(self._good)
-
-    def close(self) -> None:
-        self._raw.close()
-        self._reserve.unlink(missing_ok=True)
+    topics = [
+        RecordedTopic(topic, kind, counts[topic], topic.removeprefix(prefix) in LATCHED)
+        for topic, kind in kinds.items()
+    ]
+    return information(files, topics, bag.metadata)

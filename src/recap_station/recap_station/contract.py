@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+FULL_SPEED_S = 0.1
+
 
 class ContractError(ValueError):
     """A contract file, or something that should agree with it, is wrong. One readable line."""
@@ -26,7 +28,10 @@ class ContractError(ValueError):
 
 @dataclass(frozen=True)
 class Joint:
-    """One commanded joint. Limits in rad, rad/s, rad/s²; for a gripper in its 0..1 unit."""
+    """One commanded joint. Limits in rad, rad/s, rad/s²; for a gripper in its 0..1 unit.
+
+    A YAML without `max_acceleration` gets what reaches `max_velocity` from rest in FULL_SPEED_S.
+    """
 
     name: str
     lower: float
@@ -35,6 +40,10 @@ class Joint:
     max_acceleration: float
     home: float
     is_gripper: bool = False
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Joint:
+        return Joint(**{"max_acceleration": data["max_velocity"] / FULL_SPEED_S, **data})
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class Station:
         return np.array([joint.max_velocity for joint in self.joints])
 
     @property
+    def max_acceleration(self) -> np.ndarray:
+        return np.array([joint.max_acceleration for joint in self.joints])
+
+    @property
     def is_gripper(self) -> np.ndarray:
         return np.array([joint.is_gripper for joint in self.joints])
 
@@ -130,7 +143,7 @@ class Station:
     def from_dict(data: dict[str, Any]) -> Station:
         return Station(
             data["name"],
-            tuple(Joint(**joint) for joint in data["joints"]),
+            tuple(Joint.from_dict(joint) for joint in data["joints"]),
             tuple(Camera(**camera) for camera in data["cameras"]),
             data["control_rate_hz"],
         )
@@ -175,10 +188,10 @@ def load_station(name_or_path: str | Path) -> Station:
         for arm in data["arms"]:
             pattern = arms[arm["like"]] if "like" in arm else arm
             for joint in pattern["joints"]:
-                joints.append(Joint(**{**joint, "name": arm["prefix"] + joint["name"]}))
+                joints.append(Joint.from_dict({**joint, "name": arm["prefix"] + joint["name"]}))
             if gripper := pattern.get("gripper"):
                 gripper = {**gripper, "name": arm["prefix"] + gripper["name"]}
-                joints.append(Joint(lower=0.0, upper=1.0, is_gripper=True, **gripper))
+                joints.append(Joint.from_dict({"lower": 0.0, "upper": 1.0, "is_gripper": True, **gripper}))
         cameras = tuple(Camera(**camera) for camera in data["cameras"])
         station = Station(data["name"], tuple(joints), cameras, float(data["control_rate_hz"]))
     except (KeyError, TypeError) as error:
@@ -188,6 +201,9 @@ def load_station(name_or_path: str | Path) -> Station:
             raise ContractError(
                 f"{source}: home of {joint.name} is {joint.home}, outside {joint.lower} .. {joint.upper}"
             )
+        for limit in ("max_velocity", "max_acceleration"):
+            if not 0.0 < (value := getattr(joint, limit)) < float("inf"):
+                raise ContractError(f"{source}: {limit} of {joint.name} is {value}, wanted more than 0")
     if len(set(station.joint_names)) != station.dof:
         raise ContractError(f"{source}: a joint name stands twice")
     return station

@@ -1,4 +1,8 @@
-"""Two ways from one source to the next without a jump: `slew` and `clutch`."""
+"""Two ways from one source to the next without a jump: `slew` and `clutch`.
+
+`slew` walks to the leader's pose, `clutch` starts where the robot is and takes the leader's motion alone.
+Both begin at a fraction of the velocity limits and have all of them `handover_s` later: see `speed_at`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import numpy as np
 STYLES = ("slew", "clutch")
 
 
-def slew(last: np.ndarray, target: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """(dof,) from `last` towards `target`, each joint by at most `step` (rad per tick; gripper units)."""
-    return last + np.clip(target - last, -step, step)
+def speed_at(since_s: float, first: float, duration_s: float) -> float:
+    """Fraction of the velocity limits, `since_s` after a change of hands: `first`, rising evenly to 1."""
+    if since_s >= duration_s:
+        return 1.0
+    return first + (1.0 - first) * max(0.0, since_s) / duration_s
 
 
 class Clutch:
@@ -28,7 +34,7 @@ class Clutch:
         return self._offset is not None
 
     def engage(self, follower: np.ndarray, leader: np.ndarray) -> None:
-        """Both (dof,): the last command sent, and the leader's pose now."""
+        """Both (dof,): where the command comes to rest if nobody moves, and the leader's pose now."""
         self._offset = np.where(self._is_gripper, 0.0, follower - leader)
 
     def release(self) -> None:

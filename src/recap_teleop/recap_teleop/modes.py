@@ -44,6 +44,8 @@ class Event(Enum):
     POLICY_LOST = "policy silent"
     PEDAL_LOST = "pedal silent"
     STATE_LOST = "joint states silent"
+    LOCKED = "locked"
+    EPISODE_LOST = "episode control silent"
     EPISODE_START = "episode started"
     EPISODE_END = "episode ended"
     STOP = "stop"
@@ -67,6 +69,8 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.POLICY, Event.POLICY_LOST): State.HOLD,
     (State.POLICY, Event.PEDAL_LOST): State.HOLD,
     (State.POLICY, Event.STATE_LOST): State.HOLD,
+    (State.POLICY, Event.LOCKED): State.HOLD,
+    (State.POLICY, Event.EPISODE_LOST): State.HOLD,
     (State.POLICY, Event.EPISODE_END): State.HOLD,
     (State.POLICY, Event.STOP): State.STOPPED,
     (State.POLICY, Event.ESTOP): State.ESTOP,
@@ -76,6 +80,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.TAKING_OVER, Event.HUMAN_LOST): State.HOLD,
     (State.TAKING_OVER, Event.PEDAL_LOST): State.HOLD,
     (State.TAKING_OVER, Event.STATE_LOST): State.HOLD,
+    (State.TAKING_OVER, Event.LOCKED): State.HOLD,
     (State.TAKING_OVER, Event.EPISODE_END): State.HOLD,
     (State.TAKING_OVER, Event.STOP): State.STOPPED,
     (State.TAKING_OVER, Event.ESTOP): State.ESTOP,
@@ -84,6 +89,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.TELEOP, Event.HUMAN_LOST): State.HOLD,
     (State.TELEOP, Event.PEDAL_LOST): State.HOLD,
     (State.TELEOP, Event.STATE_LOST): State.HOLD,
+    (State.TELEOP, Event.LOCKED): State.HOLD,
     (State.TELEOP, Event.EPISODE_END): State.HOLD,
     (State.TELEOP, Event.STOP): State.STOPPED,
     (State.TELEOP, Event.ESTOP): State.ESTOP,
@@ -93,6 +99,8 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.HANDING_BACK, Event.POLICY_LOST): State.HOLD,
     (State.HANDING_BACK, Event.PEDAL_LOST): State.HOLD,
     (State.HANDING_BACK, Event.STATE_LOST): State.HOLD,
+    (State.HANDING_BACK, Event.LOCKED): State.HOLD,
+    (State.HANDING_BACK, Event.EPISODE_LOST): State.HOLD,
     (State.HANDING_BACK, Event.EPISODE_END): State.HOLD,
     (State.HANDING_BACK, Event.STOP): State.STOPPED,
     (State.HANDING_BACK, Event.ESTOP): State.ESTOP,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from recap_station import topics
-from recap_station.bags import BagWriter
+from recap_station.bags import BagReader, BagWriter
 from recap_station.contract import ContractError, Station
 
 OUTCOMES = ("unknown", "success", "failure", "discarded")  # in the order of Episode.msg
@@ -22,14 +23,24 @@ class EpisodeRecorder:
     """Writes one bag after the other into `folder`, each named for its episode.
 
     start() → write() … → stop(). Raises ContractError on calls out of order, OSError on a full disk: call
-    stop() then, it keeps what was written before.
+    stop() then, it keeps what was written before. `split_s`, `split_mb`: a bag's file that is longer is
+    followed by another in the same bag; 0: never.
     """
 
-    def __init__(self, folder: Path | str, station: Station, namespace: str = ""):
+    def __init__(
+        self,
+        folder: Path | str,
+        station: Station,
+        namespace: str = "",
+        split_s: float = 0.0,
+        split_mb: float = 0.0,
+    ):
         self.folder = Path(folder)
         self.station = station
         self.namespace = namespace
         self.topics = topics.recorded_topics(station)
+        self.split_s, self.split_bytes = split_s, round(split_mb * 1e6)
+        self.dropped: Counter[str] = Counter()  # in the parts of the open bag that others wrote
         self._bag: BagWriter | None = None
 
     @property
@@ -40,17 +51,32 @@ class EpisodeRecorder:
     def start(self, metadata: Mapping[str, str]) -> Path:
         """Open a bag. `metadata` holds at least recap.episode; station, version, outcome are filled in.
 
-        An episode that has a bag already (its recorder was killed and came back) gets a second one beside
-        it, `<episode>_part2`. → the bag's folder.
+        An episode whose bag has no outcome yet (its recorder ended too early and came back) goes on in the
+        next file of that bag, so that an attempt is one bag, with a gap. Any other folder of its name is left
+        alone: the bag is `<episode>_part2` then. → the bag's folder.
         """
         if self._bag:
             raise ContractError(f"bag {self._bag.path} is still open")
         name = metadata["recap.episode"]
         path, part = self.folder / name, 1
-        while path.exists():
+        while path.exists() and not (before := _unfinished(path, name)):
             part += 1
             path = self.folder / f"{name}_part{part}"
-        self._bag = BagWriter(path, self.topics, topics.LATCHED, self.namespace)
+        resume = path.exists()
+        self._bag = BagWriter(
+            path,
+            self.topics,
+            topics.LATCHED,
+            self.namespace,
+            split_s=self.split_s,
+            split_bytes=self.split_bytes,
+            resume=resume,
+        )
+        self.dropped = Counter()
+        if resume:
+            self.dropped.update(json.loads(before.get("recap.dropped", "{}")))
+            times = int(before.get("recap.resumed", "0")) + 1
+            metadata = {**metadata, "recap.resumed": str(times)}
         self._bag.set_metadata(
             {
                 "recap.station": json.dumps(self.station.to_dict()),
@@ -61,6 +87,12 @@ class EpisodeRecorder:
             }
         )
         return path
+
+    def note(self, metadata: Mapping[str, str]) -> None:
+        """Put metadata into the bag now: it is there even if nobody comes to close it."""
+        if self._bag is None:
+            raise ContractError("no bag is open")
+        self._bag.set_metadata(metadata)
 
     def write(self, topic: str, time_ns: int, cdr: bytes) -> None:
         """Append one message (CDR), received at `time_ns`."""
@@ -79,6 +111,16 @@ class EpisodeRecorder:
             bag.set_metadata({**(metadata or {}), "recap.outcome": outcome, "recap.reason": reason})
         bag.close()
         return bag.path
+
+
+def _unfinished(path: Path, episode: str) -> dict[str, str]:
+    """Metadata of a bag of this episode that has no outcome; empty where it is none."""
+    try:
+        about = BagReader(path).metadata
+    except ContractError:
+        return {}
+    mine = about.get("recap.episode") == episode and about.get("recap.outcome") == "unknown"
+    return about if mine else {}
 
 
 def software_version() -> str:

@@ -23,8 +23,8 @@ RECORD = _reliable(200)  # the recorder's side: room for a stall of the disk
 
 def for_topic(name: str, recording: bool = False) -> QoSProfile:
     """The profile of a recorded topic, as its publisher uses it or as the recorder subscribes."""
+    if recording:  # of a latched topic every message too, not the last one alone
+        return _reliable(200, DurabilityPolicy.TRANSIENT_LOCAL) if name in LATCHED_TOPICS else RECORD
     if name in LATCHED_TOPICS:
         return LATCHED
-    if recording:
-        return RECORD
     return SENSOR if name.endswith("/compressed") else COMMAND

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recap_interfaces.msg import ActionChunk, ControlMode, Episode
 from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from recap_station import topics
@@ -17,6 +19,8 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_ns
 from recap_teleop.arbiter import Arbiter, ArbiterSettings
 from recap_teleop.modes import Event, Mode, State
+from recap_teleop.sources import POLICY, SOURCES, TELEOP, LockRow, read_locks
+from recap_teleop.trace import TickTrace
 
 _D = ArbiterSettings()
 UNSTAMPED_FRESH_S = 0.1  # a policy that publishes no chunks: fresh this long after the flush
@@ -35,12 +39,23 @@ class ArbiterNode(RecapNode):
         Param("pedal_timeout_s", _D.pedal_timeout_s, "silence after which the pedal is lost", "s", 0.05, 5),
         Param("state_timeout_s", _D.state_timeout_s, "silence after which the joints are lost", "s", 0.05, 5),
         Param("fresh_timeout_s", _D.fresh_timeout_s, "longest wait for a chunk at hand-back", "s", 0.1, 60),
+        Param(
+            "episode_timeout_s", _D.episode_timeout_s,
+            "silence after which an episode control that repeats itself is lost", "s", 0.6, 60,
+        ),
         Param("handover", _D.handover, "how the person's command is approached: slew or clutch"),
         Param("handover_speed", _D.handover_speed, "of the velocity limit, at first", "fraction", 0.05, 1),
+        Param("handover_s", _D.handover_s, "from a change of hands to all of the limit", "s", 0, 10),
         Param("pedal_style", _D.pedal_style, "hold: teleop while pressed; toggle: a press changes over"),
         Param("pedal_button", 0, "index of the pedal in Joy.buttons", "", 0, 31),
         Param("pedal_lock", _D.pedal_lock, "follow the policy only while a pedal is heard"),
-    )
+        Param(
+            "locks", [""],
+            "each 'topic type=Bool timeout_s=0.5 priority=255 latch=false': silent or engaged, it blocks the "
+            "sources up to its priority (policy 10, person 20)",
+        ),
+        Param("trace_file", "", "CSV that gets a line a tick: who commanded and why; empty: none"),
+    )  # fmt: skip
 
     def configure(self) -> None:
         names = ArbiterSettings.__dataclass_fields__
@@ -48,20 +63,25 @@ class ArbiterNode(RecapNode):
             settings = ArbiterSettings(**{name: self.param(name) for name in names})
         except ValueError as error:
             raise ContractError(str(error)) from error
-        self.arbiter = Arbiter(self.station, settings)
+        locks = read_locks(self.param("locks"))
+        self.arbiter = Arbiter(self.station, settings, locks)
+        self._trace = self._open_trace()
         self._button = self.param("pedal_button")
         self._measured: np.ndarray | None = None
         self._flushed_ns = 0
         self._chunks_seen = False
         self._chunk_fresh = False
-        self._published: tuple[Mode, str] | None = None
+        self._published: tuple[State, str, str] | None = None
         self._mode_due_s = 0.0
         self._command = JointState(name=list(self.station.joint_names))
         self._commands = self.create_publisher(JointState, topics.JOINT_COMMAND, qos.COMMAND)
         self._modes = self.create_publisher(ControlMode, topics.CONTROL_MODE, qos.LATCHED)
         self.create_subscription(JointState, topics.JOINT_STATES, self._on_state, qos.COMMAND)
-        self.create_subscription(JointState, topics.POLICY_COMMAND, self._on_policy, qos.COMMAND)
-        self.create_subscription(JointState, topics.TELEOP_COMMAND, self._on_teleop, qos.COMMAND)
+        heard = {POLICY: self._on_policy, TELEOP: self._on_teleop}
+        for row in SOURCES:
+            self.create_subscription(JointState, row.topic, heard[row.name], qos.COMMAND)
+        for lock in locks:
+            self._listen_to(lock)
         self.create_subscription(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         self.create_subscription(Joy, topics.JOY, self._on_joy, qos.EVENT)
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
@@ -77,6 +97,31 @@ class ArbiterNode(RecapNode):
 
     def activate(self) -> None:
         self.create_ticker(self.station.control_rate_hz, self._tick)
+
+    def cleanup(self) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        if self._trace is not None:
+            self._trace.close()
+
+    def _open_trace(self) -> TickTrace | None:
+        if not self.param("trace_file"):
+            return None
+        try:
+            return TickTrace(Path(self.param("trace_file")).expanduser())
+        except OSError as error:
+            raise ContractError(f"trace_file {self.param('trace_file')}: {error.strerror}") from error
+
+    def _listen_to(self, lock: LockRow) -> None:
+        def on_bool(message: Bool) -> None:
+            self.arbiter.lock(time.monotonic(), lock.topic, message.data)
+
+        def on_joy(message: Joy) -> None:
+            self.arbiter.lock(time.monotonic(), lock.topic, any(message.buttons))
+
+        kind, callback = (Bool, on_bool) if lock.kind.endswith("Bool") else (Joy, on_joy)
+        self.create_subscription(kind, lock.topic, callback, qos.EVENT)
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -118,7 +163,7 @@ class ArbiterNode(RecapNode):
         self.arbiter.pedal(time.monotonic(), bool(message.buttons[self._button]))
 
     def _on_episode(self, message: Episode) -> None:
-        self.arbiter.episode(time.monotonic(), message.state == Episode.RUNNING)
+        self.arbiter.episode(time.monotonic(), message.state == Episode.RUNNING, message.id)
 
     def _service(self, event: Event) -> Any:
         def serve(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -127,8 +172,8 @@ class ArbiterNode(RecapNode):
             after = self.arbiter.state
             done = f"{event.value}: {before.name} -> {after.name}"
             response.message = done if response.success else f"{event.value}: not granted in {after.name}"
-            if event is Event.RELEASE_ESTOP and after is State.ESTOP:
-                response.message += ": wanted no pedal pressed, and joint states that arrive"
+            if not response.success and (why := self.arbiter.refusal(event)):
+                response.message += f": {why}"
             return response
 
         return serve
@@ -147,11 +192,13 @@ class ArbiterNode(RecapNode):
             self._command.header.frame_id = command.source
             self._command.position = command.positions.tolist()
             self._commands.publish(self._command)
-        source = command.source if command is not None else "hold"
-        mode = self.arbiter.mode
-        if (mode, source) != self._published or now >= self._mode_due_s or (command and command.flush):
-            self._published, self._mode_due_s = (mode, source), now + 0.5
-            message = ControlMode(mode=int(mode), source=source, reason=self.arbiter.reason)
+        logged = self.arbiter.log[-1]
+        if self._trace is not None:
+            self._trace.add(to_ns(stamp), logged)
+        said = (logged.state, logged.source, logged.reason)
+        if said != self._published or now >= self._mode_due_s or (command and command.flush):
+            self._published, self._mode_due_s = said, now + 0.5
+            message = ControlMode(mode=int(logged.state.mode), source=logged.source, reason=logged.reason)
             message.header.stamp = stamp
             self._modes.publish(message)
 
@@ -167,6 +214,12 @@ class ArbiterNode(RecapNode):
                 values[f"{name} rejected: {reason}"] = count
         level = ERROR if arbiter.mode is Mode.ESTOP else WARN if rejected else OK
         yield Status("mode", level, f"{arbiter.mode.name}: {arbiter.reason}", values)
+        for topic, lock in arbiter.locks.items():
+            engaged = lock.engaged(now)
+            text = lock.why(now) if engaged else f"{topic} open"
+            yield Status(f"lock {topic}", WARN if engaged else OK, text, {"age_s": now - lock.received_s})
+        if self._trace is not None and self._trace.trouble:
+            yield Status("trace", WARN, f"ended: {self._trace.trouble}")
         publishers = self.count_publishers(self._commands.topic_name)
         if publishers > 1:
             yield Status(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rclpy.serialization import deserialize_message
+from rclpy.task import Future
 from recap_interfaces.msg import Episode
 from recap_interfaces.srv import EndEpisode
 
@@ -20,9 +23,14 @@ from recap_station.bags import amend_metadata
 from recap_station.cdr import definition
 from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
-from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, message_type, run
+from recap_station.nodes.base import ERROR, OK, STEADY, WARN, Param, RecapNode, Status, message_type, run
 from recap_station.nodes.process import one_line
 from recap_teleop.recorder import OUTCOMES, EpisodeRecorder
+
+KEPT = 10  # messages of a latched topic from before an attempt: who commanded when it began
+LINGER_S = 0.3  # after the end of an episode
+NOTE_S = 1.0  # between notes of dropped messages in a bag that is being written
+ASK_S = 2.0
 
 
 class RecorderNode(RecapNode):
@@ -31,32 +39,45 @@ class RecorderNode(RecapNode):
         Param("bag_dir", "bags", "folder that gets one bag per attempt"),
         Param("source", "rollout", "what the attempts are: rollout, demonstration, evaluation"),
         Param("queue_size", 4000, "messages that may wait for the disk; more are dropped", "", 10, 10**6),
+        Param("split_s", 0.0, "a bag's file gets a successor after so long; 0: never", "s", 0.0, 86400.0),
+        Param("split_mb", 0.0, "and after so many megabytes; 0: never", "MB", 0.0, 1e6),
     )
 
     def configure(self) -> None:
         folder = Path(self.param("bag_dir")).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        self.recorder = EpisodeRecorder(folder, self.station, self.get_namespace())
+        self.recorder = EpisodeRecorder(
+            folder, self.station, self.get_namespace(), self.param("split_s"), self.param("split_mb")
+        )
         self._queue: queue.Queue[tuple[str, int, bytes]] = queue.Queue(self.param("queue_size"))
         self._episode: Episode | None = None  # the one being recorded
+        self._refused = ""  # id of one that could not be
         self._last: tuple[str, Path] | None = None  # id and bag of the one recorded last
         self._dropped: Counter[str] = Counter()
         self._dropped_before = 0
         self._written = 0
         self._trouble = ""
         self._writer: threading.Thread | None = None
-        self._latched: list[Any] = []
+        self._latched: dict[str, deque[bytes]] = {topics.CONTROL_MODE: deque(maxlen=KEPT)}
+        self._close_at_s = math.inf
+        self._unended = ""  # reason for which the running episode must be ended
+        self._ending: Future | None = None
+        self._ask_at_s = 0.0
         for kind in self.recorder.topics.values():
             definition(kind)  # the first bag opens as fast as the later ones
         for topic, kind in self.recorder.topics.items():
-            if topic not in topics.LATCHED:
+            if topic != topics.EPISODE:
                 self._listen(topic, kind)
         self._end = self.create_client(EndEpisode, "end_episode")
-        self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED, raw=True)
-        self.create_timer(0.2, self._look_after_trouble)
+        profile = qos.for_topic(topics.EPISODE, recording=True)
+        self.create_subscription(Episode, topics.EPISODE, self._on_episode, profile, raw=True)
+        self.create_timer(0.1, self._look_after, clock=STEADY)
 
     def shutdown(self) -> None:
-        self._finish("unknown", "recorder was stopped")
+        if math.isinf(self._close_at_s):
+            self._finish("unknown", "recorder was stopped")
+        else:
+            self._close()
 
     # --- hearing --------------------------------------------------------------------------------------
 
@@ -67,8 +88,12 @@ class RecorderNode(RecapNode):
         )
 
     def _put(self, topic: str, cdr: bytes) -> None:
-        if self._episode is None:
-            return
+        if topic in self._latched:
+            self._latched[topic].append(cdr)
+        if self._episode is not None:
+            self._put_only(topic, cdr)
+
+    def _put_only(self, topic: str, cdr: bytes) -> None:
         try:
             self._queue.put_nowait((topic, self.now_ns(), cdr))
         except queue.Full:
@@ -77,18 +102,30 @@ class RecorderNode(RecapNode):
     def _on_episode(self, cdr: bytes) -> None:
         episode = deserialize_message(cdr, Episode)
         if self._episode is not None and episode.id != self._episode.id:
-            self._finish("unknown", f"episode {episode.id} began before this one had ended")
-        if episode.state == Episode.RUNNING and self._episode is None:
-            self._begin(episode)
+            if math.isinf(self._close_at_s):
+                self._finish("unknown", f"episode {episode.id} began before this one had ended")
+            else:
+                self._close()
+        if episode.state == Episode.RUNNING:
+            if self._episode is None and episode.id != self._refused:
+                self._begin(episode)
             self._put(topics.EPISODE, cdr)
         elif episode.state == Episode.ENDED and self._episode is not None:
             self._put(topics.EPISODE, cdr)
             self._episode = episode
-            self._finish(OUTCOMES[episode.outcome], episode.reason)
+            # The arbiter's last word of this attempt is on its way: no person commands beyond the bag's end.
+            self._close_at_s = min(self._close_at_s, time.monotonic() + LINGER_S)
         elif episode.state == Episode.ENDED and self._last is not None and self._last[0] == episode.id:
             changed = {"recap.outcome": OUTCOMES[episode.outcome], "recap.reason": episode.reason}
             amend_metadata(self._last[1], changed)
             self.get_logger().info(f"now {OUTCOMES[episode.outcome]} ({episode.reason}): {self._last[1]}")
+        if episode.state != Episode.RUNNING:
+            self._unended = ""
+
+    def _close(self) -> None:
+        """Close the bag of an episode that has ended, with the outcome that it has by now."""
+        if self._episode is not None:
+            self._finish(OUTCOMES[self._episode.outcome], self._episode.reason)
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -108,19 +145,23 @@ class RecorderNode(RecapNode):
                 }
             )
         except (OSError, ContractError) as error:
+            self._refused = episode.id  # it is said again and again that it runs
             self._trouble = _told(error)
             self._end_unrecorded()
             return
-        self._episode = episode
+        self._refused = ""
+        self._episode, self._close_at_s = episode, math.inf
+        self._dropped.update(self.recorder.dropped)
+        for topic, kept in self._latched.items():  # every bag stands alone
+            for cdr in list(kept):
+                self._put_only(topic, cdr)
         self._writer = threading.Thread(target=self._write, name="bag writer", daemon=True)
         self._writer.start()
-        # A new transient-local subscription gets the latched message again: every bag stands alone.
-        latched = {topic: kind for topic, kind in self.recorder.topics.items() if topic in topics.LATCHED}
-        self._latched = [self._listen(*item) for item in latched.items() if item[0] != topics.EPISODE]
         self.get_logger().info(f"recording {path}")
 
     def _write(self) -> None:
         """The writer's thread: takes messages until an empty name says that it was the last."""
+        noted, due_s = sum(self._dropped.values()), time.monotonic() + NOTE_S
         while (item := self._queue.get())[0]:
             if self._trouble:
                 self._dropped[item[0]] += 1
@@ -128,6 +169,9 @@ class RecorderNode(RecapNode):
             try:
                 self.recorder.write(*item)
                 self._written += 1
+                if (lost := sum(self._dropped.values())) != noted and time.monotonic() >= due_s:
+                    noted, due_s = lost, time.monotonic() + NOTE_S
+                    self.recorder.note({"recap.dropped": json.dumps(dict(self._dropped))})
             except Exception as error:  # of any kind: the thread must live to take the last message
                 self._trouble = _told(error)
 
@@ -135,9 +179,7 @@ class RecorderNode(RecapNode):
         episode, self._episode = self._episode, None
         if episode is None or self._writer is None:
             return
-        for subscription in self._latched:
-            self.destroy_subscription(subscription)
-        self._latched.clear()
+        self._close_at_s = math.inf
         self._queue.put(("", 0, b""))
         self._writer.join()
         self._writer = None
@@ -152,17 +194,32 @@ class RecorderNode(RecapNode):
         lost = f", {sum(dropped.values())} messages dropped" if dropped else ""
         self.get_logger().info(f"closed {path}: {outcome} ({reason}){lost}")
 
-    def _look_after_trouble(self) -> None:
+    def _look_after(self) -> None:
         if self._trouble and self._episode is not None:
+            running = math.isinf(self._close_at_s)
             self._finish("discarded", f"recorder: {self._trouble}")
-            self._end_unrecorded()
+            if running:
+                self._end_unrecorded()
+        elif time.monotonic() >= self._close_at_s:
+            self._close()
+        self._ask_for_the_end()
 
     def _end_unrecorded(self) -> None:
         """What cannot be recorded, say for a full disk, ends the episode as discarded: an attempt that nobody
         can learn from must not go on. The bag keeps what was written before."""
         self.complain("bag", self._trouble)
-        reason = f"recorder: {self._trouble}"
-        self._end.call_async(EndEpisode.Request(outcome=EndEpisode.Request.DISCARDED, reason=reason))
+        self._unended, self._ending, self._ask_at_s = f"recorder: {self._trouble}", None, 0.0
+        self._ask_for_the_end()
+
+    def _ask_for_the_end(self) -> None:
+        """Ask episode control until it answers, or until the episode is heard to have ended."""
+        if self._ending is not None and self._ending.done():
+            self._unended, self._ending = "", None
+        now = time.monotonic()
+        if self._unended and now >= self._ask_at_s and self._end.service_is_ready():
+            self._ask_at_s = now + ASK_S
+            request = EndEpisode.Request(outcome=EndEpisode.Request.DISCARDED, reason=self._unended)
+            self._ending = self._end.call_async(request)
 
     def diagnose(self) -> Iterable[Status]:
         dropped = sum(self._dropped.values()) + self._dropped_before
