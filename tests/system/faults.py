@@ -27,7 +27,7 @@ from std_msgs.msg import String
 from recap_station import topics
 from recap_station.contract import Station, load_station
 from recap_station.nodes import qos
-from recap_station.nodes.base import STEADY, message_type, to_time
+from recap_station.nodes.base import STEADY, TICKING_PRIORITY, claim_realtime, message_type, to_time
 from recap_station.parent import end_with_starter
 
 FAULTS = "faults"
@@ -38,6 +38,8 @@ CHUNK_S = 0.5  # between its chunks
 
 class Part(Node):
     """A process of the drills: knows the station and hears of its faults."""
+
+    PRIORITY = TICKING_PRIORITY  # as a real node's that ticks at 50 Hz
 
     def __init__(self, role: str):
         super().__init__(role)
@@ -215,6 +217,8 @@ def stamped_earlier(cdr: bytes, seconds: float) -> bytes:
 class Flood(Part):
     """Joy at a thousand times a second while told to: "released", or "random" presses."""
 
+    PRIORITY = 0
+
     def __init__(self) -> None:
         super().__init__("flood")
         self._random = np.random.default_rng(self.seed)
@@ -260,7 +264,9 @@ def main() -> None:
     role = str(asked.declare_parameter("role", "").value)
     asked.destroy_node()
     try:
-        rclpy.spin(ROLES[role]())
+        part = ROLES[role]()
+        claim_realtime(part.PRIORITY)
+        rclpy.spin(part)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # that is how it ends
 
