@@ -3,13 +3,13 @@
     python benchmarks/takeover.py [--count 500] [--handover slew|clutch]
 
 A policy moves the arms of the simulated cell, a person's leader arms move elsewhere, 0.3 rad away; the pedal
-is pressed and let go at random moments, about once a second. Times run from the publication of the Joy message
-to the arrival of the first command on `joint_command` that is the person's (`p50_ms`, `p99_ms`), and after a
-release of the first that is not (`hand_back_...`) and of the policy's first (`policy_back_...`; the stand-in
-for a policy infers for 60 ms). The arbiter commands at fixed ticks of 20 ms: a press waits 10 ms for the next
-one on average, 20 ms at most; `tick_ms` is that part of the median. `max_step_over_limit` is the largest step
-between commands in a row over what the joint's velocity limit allows in a tick. Exit 0
-when p50 is at most 20 ms and p99 at most 40 ms, both ways, and no step beyond the limit.
+is pressed and let go at random moments, about once a second. Times run from the publication of the Joy
+message to the arrival of the first command on `joint_command` that is the person's (`p50_ms`, `p99_ms`), and
+after a release of the first that is not (`hand_back_...`) and of the policy's first (`policy_back_...`; the
+stand-in for a policy infers for 60 ms). The arbiter commands at fixed ticks of 20 ms: a press waits 10 ms for
+the next one on average, 20 ms at most; `tick_ms` is that part of the median. `max_step_over_limit` is the
+largest step between commands in a row over what the joint's velocity limit allows in a tick. Exit 0 when p50
+is at most 20 ms and p99 at most 40 ms, both ways, and no step beyond the limit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import claim_realtime, to_ns
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
-from graph import Graph, Received  # noqa: E402
+from graph import Graph, Received
 
 GOAL_P50_MS, GOAL_P99_MS = 20.0, 40.0
 ROUNDING = 1e-9  # of positions that were added up

@@ -241,7 +241,7 @@ class ClockSource(Part):
     def __init__(self) -> None:
         super().__init__("clock")
         self._clock = self.create_publisher(Clock, "/clock", qos.EVENT)
-        self.every(0.004, self.tick)
+        self.every(0.01, self.tick)
 
     def tick(self) -> None:
         back_s = float(self.fault[1]) if self.fault[0] == "back" else 0.0

@@ -183,7 +183,7 @@ class Graph:
         stdin: int | IO | None = None,
         **parameters: Any,
     ) -> subprocess.Popen:
-        """A node's module, or code, as a process; `parameters` become ROS parameters, `remap` renames topics."""
+        """A node's module, or code, as a process; `parameters`: of ROS; `remap`: topics renamed."""
         if name in self.processes:
             self.kill(name)  # left over by a test that failed
         words = ["-m", module] if module else ["-c", code]
