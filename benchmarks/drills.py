@@ -2,7 +2,7 @@
 
     python benchmarks/drills.py [--count 20] [--only killed] [--out docs/drills.md]
 
-Writes the table, or prints it. What fails and what is expected stands in tests/system/drills.py, what
+Writes the table, or prints it. What fails and what is expected stands in tests/system/drill.py, what
 misbehaves in tests/system/faults.py. Every time is an attempt of its own over real ROS 2 in the simulated
 cell, with the arbiter's own time-outs: about five seconds each. Exit 0 when every attempt went as expected,
 within the time stated.
@@ -23,7 +23,7 @@ import numpy as np
 from policy_rate import untrained_policy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
-from drills import DRILLS, RIGS, Drill, Result, Rig, drill
+from drill import DRILLS, RIGS, Drill, Result, Rig, run_drill
 
 from recap_teleop.arbiter import ArbiterSettings
 
@@ -118,7 +118,7 @@ def repeat(rig: Rig, name: str, what: Drill, count: int, seed: int) -> list[Resu
     rng = np.random.default_rng([seed, list(DRILLS).index(name)])
     results = []
     for _ in range(count):
-        result = drill(rig, what, rng, during_s=3.0 if what.rig == "real policy" else 2.0)
+        result = run_drill(rig, what, rng, during_s=3.0 if what.rig == "real policy" else 2.0)
         results.append(result)
         for bag in rig.bags.iterdir():  # it was looked at
             rig.forget(bag)

@@ -45,8 +45,8 @@ def run(found: Sequence[Benchmark], name: str, arguments: Sequence[str], last_li
         [sys.executable, str(by_name[name].path), *arguments], stdout=output, text=True
     )
     # Ctrl-C reaches the whole terminal: the benchmark ends what it started, and is waited for.
-    for number, handler in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, lambda *_: program.terminate())):
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: program.terminate())
     last = ""
     for line in program.stdout or ():
         if last:

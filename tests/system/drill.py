@@ -1,6 +1,6 @@
 """Drills: one part of the cell fails at a random moment; who commands then, how soon, and is all well again?
 
-`drill(rig, DRILLS[name], rng)` runs one attempt with one fault in it, in the cell of `rig.py`.
+`run_drill(rig, DRILLS[name], rng)` runs one attempt with one fault in it, in the cell of `rig.py`.
 `test_drills.py` runs each once, `benchmarks/drills.py` as often as asked.
 """
 
@@ -143,7 +143,7 @@ class Result:
     unsafe: list[str] = field(default_factory=list)
 
 
-def drill(
+def run_drill(
     rig: Rig, what: Drill, rng: np.random.Generator, before_s: tuple[float, float] = (0.3, 1.5),
     during_s: float = 2.0,
 ) -> Result:  # fmt: skip
@@ -174,7 +174,9 @@ def drill(
         rig.finish()
         before = [c for c in watch.commands[first:ended] if c.received_s < struck_s - 1.1 * what.loses_s]
         after = [] if what.loses_s or what.pauses else watch.commands[struck:ended]
-        result.bag, result.lost = look_at_bag(rig, identity, before + after, whole=not what.loses_s)
+        result.bag, result.lost = look_at_bag(
+            rig, identity, before + after, whole=not what.loses_s, drops=what.pauses
+        )
         if result.bag not in ("whole", "recovered"):
             result.problems.append(f"bag: {result.bag}")
     except DrillError as error:
@@ -244,7 +246,9 @@ def largest_step(commands: list[Heard]) -> float:
     return worst
 
 
-def look_at_bag(rig: Rig, identity: str, heard: list[Heard], whole: bool) -> tuple[str, int]:
+def look_at_bag(
+    rig: Rig, identity: str, heard: list[Heard], whole: bool, drops: bool
+) -> tuple[str, int]:
     """An attempt's bag → "whole", "recovered" where the recorder was killed, or what is wrong with it; and
     how many of the commands heard it lacks."""
     parts = [rig.bags / identity, *sorted(rig.bags.glob(f"{identity}_part*"))]
