@@ -68,7 +68,7 @@ def test_a_part_fails(rig: Rig, name: str) -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, reason="what the middleware could not keep for a recorder that sleeps is lost and not counted"
+    strict=True, reason="what the middleware could not keep for a sleeping recorder is lost and not counted"
 )
 def test_what_a_sleeping_recorder_lost_is_counted_in_the_bag(rig: Rig) -> None:
     result = run_drill(rig, DRILLS["recorder stopped for 2 s"], np.random.default_rng(4), (0.1, 0.2))
