@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -43,7 +42,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import OK, claim_realtime
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
-from graph import Graph
+from graph import Graph, end_on_signals
 
 GOAL_GROWTH_MB = 20.0
 ATTEMPT_S = (8.0, 14.0)  # within the task's time limit
@@ -218,7 +217,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.minutes <= 0:
         parser.error(f"--minutes: wanted more than 0, found {given.minutes:g}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    end_on_signals()
     with tempfile.TemporaryDirectory() as name, Graph(Path(name), Person) as graph:
         person: Person = graph.world
         bags = Path(name) / "bags"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from policy_rate import untrained_policy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
 from drill import DRILLS, RIGS, Drill, Result, Rig, run_drill
+from graph import end_on_signals
 
 from recap_teleop.arbiter import ArbiterSettings
 
@@ -83,7 +83,7 @@ def main() -> int:
     chosen = {name: what for name, what in DRILLS.items() if given.only in name}
     if not chosen:
         parser.error(f"--only {given.only!r}: no such drill (there are: {', '.join(DRILLS)})")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    end_on_signals()
     load = os.getloadavg()[0]
     found: dict[str, list[Result]] = {}
     for kind in RIGS:

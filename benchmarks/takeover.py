@@ -18,7 +18,6 @@ import argparse
 import gc
 import itertools
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import claim_realtime, to_ns
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
-from graph import Graph, Received
+from graph import Graph, Received, end_on_signals
 
 GOAL_P50_MS, GOAL_P99_MS = 20.0, 40.0
 ROUNDING = 1e-9  # of positions that were added up
@@ -148,7 +147,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.count < 1:
         parser.error(f"--count: wanted at least 1, found {given.count}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    end_on_signals()
     with tempfile.TemporaryDirectory() as name, Graph(Path(name), Pedal) as graph:
         graph.start("station", "recap_station.nodes.station_node")
         graph.start("arbiter", "recap_teleop.nodes.arbiter_node", handover=given.handover)

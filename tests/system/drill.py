@@ -101,12 +101,14 @@ DRILLS: dict[str, Drill] = {
     "station killed": _killed("station", timeout="state_timeout_s"),
     "recorder killed": _killed("recorder", then="policy", loses_s=FLUSH_S),
     "learner killed": _killed("learner", then="policy"),
+    "arbiter killed": _killed("arbiter", then=""),
     "policy stopped for 2 s": _stopped("policy", **_SILENT_POLICY),
     "pedal stopped for 2 s while pressed": _stopped("pedal", while_="teleop", timeout="pedal_timeout_s"),
     "leader stopped for 2 s": _stopped("leader", while_="teleop", timeout="teleop_timeout_s"),
     "station stopped for 2 s": _stopped("station", timeout="state_timeout_s"),
     "recorder stopped for 2 s": _stopped("recorder", then="policy", pauses=True),
     "learner stopped for 2 s": _stopped("learner", then="policy"),
+    "arbiter stopped for 2 s": _stopped("arbiter", then=""),
     "joint states late by 0.15 s": _told(f"relay late {topics.JOINT_STATES} 0.15", then="policy"),
     "joint states twice": _told(f"relay twice {topics.JOINT_STATES}", then="policy"),
     "joint states out of order": _told(f"relay swap {topics.JOINT_STATES}", then="policy"),
@@ -157,6 +159,7 @@ def run_drill(
             rig.press(True)
             rig.wait(lambda: watch.mode == ControlMode.TELEOP, what="TELEOP")
         time.sleep(rng.uniform(*before_s) + 1.2 * what.loses_s)
+        rig.wait(lambda: watch.source == what.while_, what=f"{what.while_} commands")
         struck_s, struck = time.monotonic(), len(watch.commands)
         what.strike(rig)
         _observe(rig, what, struck, struck_s, during_s, result)
@@ -238,10 +241,13 @@ def _recover(rig: Rig, what: Drill, mended_s: float, result: Result) -> None:
 
 def largest_step(commands: list[Heard]) -> float:
     """Of commands in a row, over the velocity limit of a tick. A listener kept from running may lose some:
-    what it finds then may have moved for as many ticks as the stamps are apart."""
+    what it finds then may have moved for as many ticks as the stamps are apart. Where they are a second
+    apart, the arbiter was away, or its clock was put forward: then it may not have moved farther than in
+    one."""
     worst = 0.0
     for a, b in itertools.pairwise(commands):
-        ticks = max(1, round((b.stamp_ns - a.stamp_ns) / 1e9 / TICK_S - 0.25))
+        apart_s = (b.stamp_ns - a.stamp_ns) / 1e9
+        ticks = max(1, round(apart_s / TICK_S - 0.25)) if apart_s < 1.0 else 1
         worst = max(worst, float((np.abs(b.positions - a.positions) / (STEP * ticks)).max()))
     return worst
 

@@ -74,6 +74,13 @@ def free_domain() -> int:
     return 43 + os.getpid() % 58
 
 
+def end_on_signals() -> None:
+    """For programs: SIGINT, however this one was started, and SIGTERM end it by SystemExit, and so what it
+    started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))
+
+
 @dataclass(frozen=True)
 class Received:
     received_s: float
