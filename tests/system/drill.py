@@ -29,6 +29,7 @@ STEP = STATION.max_velocity * TICK_S
 SAG = 0.05  # rad: how far a measured joint may stand beyond its limit: commands stay within
 CAMERA = STATION.camera_names[0]
 CHUNK_S, OLDEST_S = 1.0, 0.5  # of the real policy: a chunk's length; observations older are not used
+PATIENCE_S = 8.0  # beyond what is stated, until a hold is not waited for any more
 RIGS = ("stand-in", "real policy", "clock")
 
 
@@ -152,7 +153,9 @@ def run_drill(
     """One attempt with one fault, at a random moment of `before_s` after the start; mended
     `during_s` later."""
     result, watch = Result(), rig.watch
-    watch.beyond, first = 0.0, 0
+    watch.beyond = 0.0
+    first: int | None = None
+    commands: list[Heard] = []  # of this attempt: before it the cell is reset
     try:
         identity, first = rig.attempt()
         if what.while_ == "teleop":
@@ -184,10 +187,18 @@ def run_drill(
             result.problems.append(f"bag: {result.bag}")
     except DrillError as error:
         result.problems.append(str(error))
-        commands = watch.commands[first:]
+        if first is not None and not commands:
+            commands = watch.commands[first:]
         rig.repair()
         with suppress(DrillError):
             rig.finish()
+    if len(commands) > 1:
+        _look_at_commands(commands, watch.beyond, result)
+    return result
+
+
+def _look_at_commands(commands: list[Heard], beyond: float, result: Result) -> None:
+    """What must hold of every command, whatever happens."""
     result.step_over_limit = largest_step(commands)
     result.longest_silence_s = max(b.received_s - a.received_s for a, b in itertools.pairwise(commands))
     if result.step_over_limit > 1.0 + 1e-6:
@@ -197,9 +208,8 @@ def run_drill(
         result.unsafe.append("a command that is not finite")
     if np.any((positions > STATION.upper) | (positions < STATION.lower)):
         result.unsafe.append("a command beyond the joint limits")
-    if watch.beyond > SAG:
-        result.unsafe.append(f"a joint stood {watch.beyond:.3f} rad beyond its limit")
-    return result
+    if beyond > SAG:
+        result.unsafe.append(f"a joint stood {beyond:.3f} rad beyond its limit")
 
 
 def _observe(
@@ -209,7 +219,8 @@ def _observe(
     watch = rig.watch
     struck_at_s = time.time() - (time.monotonic() - struck_s)  # as the arbiter stamps
     if what.then == "hold":
-        rig.wait(lambda: rig.commanded_by("hold", struck), what="a hold")
+        limit_s = what.within_s(rig.settings) + PATIENCE_S
+        rig.wait(lambda: rig.commanded_by("hold", struck), limit_s, "a hold")
         held = rig.commanded_by("hold", struck)
         assert held is not None
         result.reached_s = held.stamp_ns / 1e9 - struck_at_s
