@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import rclpy
@@ -26,6 +26,7 @@ from recap_station import topics
 from recap_station.contract import load_station
 from recap_station.nodes import qos
 from recap_station.nodes.base import to_ns
+from recap_station.parent import STARTER
 
 STATION = load_station("aloha")
 NAMES = list(STATION.joint_names)
@@ -71,6 +72,13 @@ rclpy.spin(node)
 def free_domain() -> int:
     """A ROS domain for this process: tests that run side by side do not hear each other."""
     return 43 + os.getpid() % 58
+
+
+def end_on_signals() -> None:
+    """For programs: SIGINT, however this one was started, and SIGTERM end it by SystemExit, and so what it
+    started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))
 
 
 @dataclass(frozen=True)
@@ -151,17 +159,18 @@ class World(Node):
 
 
 class Graph:
-    """Processes and the World, on one domain. Context manager: nothing is left running."""
+    """Processes and the World, or another node, on one domain. Context manager: nothing is left running."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, node: Callable[[Context], Any] = World):
         self.folder = folder
         self.domain = free_domain()
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         self.environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        self.environment[STARTER] = str(os.getpid())  # nodes end with this process, however that ends
         self.processes: dict[str, subprocess.Popen] = {}
         self.context = Context()
         rclpy.init(args=[], context=self.context, domain_id=self.domain)
-        self.world = World(self.context)
+        self.world = node(self.context)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.world)
         self._stop = False
@@ -172,16 +181,25 @@ class Graph:
         while not self._stop:
             self._executor.spin_once(timeout_sec=0.05)
 
-    def start(self, name: str, module: str = "", code: str = "", **parameters: Any) -> subprocess.Popen:
-        """A node's module, or code, as a process; `parameters` become ROS parameters."""
+    def start(
+        self,
+        name: str,
+        module: str = "",
+        code: str = "",
+        remap: dict[str, str] | None = None,
+        stdin: int | IO | None = None,
+        **parameters: Any,
+    ) -> subprocess.Popen:
+        """A node's module, or code, as a process; `parameters`: of ROS; `remap`: topics renamed."""
         if name in self.processes:
             self.kill(name)  # left over by a test that failed
         words = ["-m", module] if module else ["-c", code]
         given = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
+        given += [word for old, new in (remap or {}).items() for word in ("-r", f"{old}:={new}")]
         arguments = ["--ros-args", *given] if given else []
         log = open(self.folder / f"{name}.log", "a")  # noqa: SIM115
         self.processes[name] = subprocess.Popen(
-            [sys.executable, *words, *arguments], env=self.environment, stdout=log, stderr=log
+            [sys.executable, *words, *arguments], env=self.environment, stdin=stdin, stdout=log, stderr=log
         )
         log.close()
         return self.processes[name]
@@ -199,9 +217,14 @@ class Graph:
         start = time.monotonic()
         while not condition():
             if time.monotonic() - start > limit_s:
-                raise AssertionError(f"not within {limit_s} s: {what or condition}")
+                raise AssertionError(f"not within {limit_s} s: {what or condition}{self._dead()}")
             time.sleep(0.005)
         return time.monotonic() - start
+
+    def _dead(self) -> str:
+        """What has ended unasked, and its last word."""
+        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        return "".join(f"; {name} has ended: {self.log(name).strip()[-200:]}" for name in ended)
 
     def __enter__(self) -> Graph:
         return self

@@ -56,6 +56,8 @@ def test_misspelt_verb_suggests_the_nearest() -> None:
         (["collect", "--style", "fats"], 2, "sloppy"),
         (["collect", "--attempts", "0"], 2, "attempts"),
         (["collect", "--task", "handover_inser", "--attempts", "1"], 1, "'handover_insert'"),
+        (["bench", "takeovr"], 2, "did you mean 'takeover'?"),
+        (["bench", "policy-rate"], 2, "did you mean 'policy_rate'?"),
         (["convert"], 2, "recap convert --help"),
         (["label", "no/such/bag", "--outcome", "success"], 1, "no/such/bag"),
         (["label", "no/such/bag", "--outcome", "succes"], 2, "discarded"),
@@ -67,6 +69,21 @@ def test_wrong_input_is_one_readable_line(words: list[str], code: int, said: str
     [line] = done.stderr.strip().splitlines()
     assert said in line
     assert json.loads(done.stdout) == {"ok": False, "error": line.removeprefix("recap: ")}
+
+
+def test_benchmarks_are_listed_with_what_they_measure() -> None:
+    listed = json.loads(recap("bench", "--json").stdout)["benchmarks"]
+    files = {path.stem for path in (Path(__file__).resolve().parents[2] / "benchmarks").glob("*.py")}
+    assert set(listed) == files and all(listed.values())
+    assert "takeover\n    From the pedal's press" in recap("bench").stdout
+
+
+def test_a_benchmark_gets_its_arguments_and_its_last_line_is_json(tmp_path: Path) -> None:
+    done = recap("bench", "fast", "--chunks", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["chunks"] == 20
+    assert recap("bench", "fast", "--help").returncode == 0
+    assert recap("bench", "fast", "--chunk", "x").returncode == 2
 
 
 def test_a_bag_without_outcome_is_named_and_converts_once_it_is_labelled(tmp_path: Path) -> None:

@@ -323,6 +323,30 @@ def evaluate(
     _tell(summarize(found), as_json)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Benchmark; none: they are listed.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure one of the claims about speed and safety; its last line is JSON. Without a name, list them.
+
+    What follows the name goes to the benchmark: `--minutes`, `--count` or `--seconds` shorten it.
+
+    Example: `./recap bench takeover --count 50`
+    """
+    from recap.bench import find, run
+
+    found = find(_root())
+    if name:
+        raise typer.Exit(run(found, name, context.args, as_json))
+    if as_json:
+        print(json.dumps({"ok": True, "benchmarks": {one.name: one.about for one in found}}))
+        return
+    for one in found:
+        print(f"{one.name}\n    {one.about}")
+
+
 def _launch(arguments: list[str], lock: int) -> int:
     """Run `ros2 launch recap bringup.launch.py` → its exit code.
 
