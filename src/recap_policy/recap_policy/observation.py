@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observation:
-    """jpegs: camera → JPEG; state: (dof,) [rad; gripper 0..1]; stamp_ns: of its oldest part."""
+    """jpegs: camera → JPEG; state: (dof,) [rad; gripper 0..1]; stamp_ns: the oldest of its parts', and
+    received_s: when the first of them was received."""
 
     jpegs: Mapping[str, Buffer]
     state: np.ndarray
     stamp_ns: int
+    received_s: float
 
 
 class Observer:
-    """Keeps what was received last. Times of receipt are a steady clock's seconds, passed in."""
+    """Keeps what was received last. Times of receipt are a steady clock's seconds, passed in.
+
+    A message with the stamp of the one before is the same one again, and does not make a stream alive; one
+    without a stamp (0) always counts.
+    """
 
     def __init__(self, station: Station, timeout_s: float):
         """timeout_s: what was received longer ago is not used."""
@@ -34,11 +40,13 @@ class Observer:
         self._state: tuple[np.ndarray, int, float] | None = None
 
     def image(self, camera: str, jpeg: Buffer, stamp_ns: int, now_s: float) -> None:
-        self._images[camera] = (jpeg, stamp_ns, now_s)
+        if stamp_ns == 0 or camera not in self._images or self._images[camera][1] != stamp_ns:
+            self._images[camera] = (jpeg, stamp_ns, now_s)
 
     def state(self, positions: np.ndarray, stamp_ns: int, now_s: float) -> None:
         """positions: (dof,) in the station's order."""
-        self._state = (positions, stamp_ns, now_s)
+        if stamp_ns == 0 or self._state is None or self._state[1] != stamp_ns:
+            self._state = (positions, stamp_ns, now_s)
 
     def observe(self, now_s: float) -> Observation | str:
         """The observation of this moment, or in words what keeps it from being whole and recent."""
@@ -51,6 +59,6 @@ class Observer:
         name, age = max(ages.items(), key=lambda item: item[1])
         if age > self._timeout_s:
             return f"{name} is {age:.2f} s old, wanted at most {self._timeout_s:g} s"
-        oldest_ns = min(self._state[1], *(stamp for _, stamp, _ in self._images.values()))
+        parts = [self._state, *self._images.values()]
         jpegs = {camera: jpeg for camera, (jpeg, _, _) in self._images.items()}
-        return Observation(jpegs, self._state[0], oldest_ns)
+        return Observation(jpegs, self._state[0], min(p[1] for p in parts), min(p[2] for p in parts))

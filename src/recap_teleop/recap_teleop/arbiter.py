@@ -22,13 +22,13 @@ import numpy as np
 
 from recap_station import topics
 from recap_station.contract import Station
+from recap_teleop.displaced import Displaced
 from recap_teleop.handover import Clutch, speed_at
 from recap_teleop.limits import Limiter
 from recap_teleop.modes import Event, Mode, State, next_state
 from recap_teleop.settings import ArbiterSettings, Command, Logged
 from recap_teleop.sources import LOCK_KINDS, POLICY, PRIORITY, SOURCES, TELEOP, Lock, LockRow, Source
 
-HELD_MOVED = 0.05  # rad: an arm found this far from where it is held between episodes was put there
 LOG_TICKS = 3000  # a minute of them
 __all__ = ["Arbiter", "ArbiterSettings", "Command"]
 
@@ -55,6 +55,7 @@ class Arbiter:
         self.limited_ticks = 0
         self.log: deque[Logged] = deque(maxlen=LOG_TICKS)
         self._limiter = Limiter(station)
+        self._displaced = Displaced(station)
         self._clutch = Clutch(station.is_gripper)
         self._measured: np.ndarray | None = None
         self._measured_s = -np.inf
@@ -169,22 +170,25 @@ class Arbiter:
 
     # --- what goes out ------------------------------------------------------------------------------
 
-    def tick(self, now_s: float, measured: np.ndarray | None) -> Command | None:
-        """One control tick. `measured` (dof,) the robot's position, None where none was received lately.
+    def tick(
+        self, now_s: float, measured: np.ndarray | None, measured_s: float | None = None
+    ) -> Command | None:
+        """One control tick. `measured` (dof,) the robot's position, None where none was received since the
+        last tick; `measured_s`: when it was received, None: now.
 
         → None only before a first measured position: then nothing is safe to send.
         """
         self._advance(now_s)
-        command = self._tick(measured)
+        command = self._tick(measured, self._now_s if measured_s is None else measured_s)
         source = command.source if command else "hold"
         self.log.append(Logged(self._now_s, self.state, source, self.reason))
         return command
 
-    def _tick(self, measured: np.ndarray | None) -> Command | None:
+    def _tick(self, measured: np.ndarray | None, measured_s: float) -> Command | None:
         limiter = self._limiter
         seen = measured is not None and bool(np.isfinite(measured).all())
         if seen:
-            self._measured, self._measured_s = np.array(measured, dtype=np.float64), self._now_s
+            self._measured, self._measured_s = np.array(measured, dtype=np.float64), measured_s
         self._watch()
         if limiter.sent is None:
             if self._measured is None:
@@ -240,12 +244,11 @@ class Arbiter:
         return speed_at(since_s, self.settings.handover_speed, self.settings.handover_s)
 
     def _notice_reset(self) -> None:
-        """Between episodes a held robot that is found elsewhere was put there: hold it there."""
-        sent, measured = self._limiter.sent, self._measured
-        if self.running or self.state.mode is not Mode.HOLD or measured is None or sent is None:
-            return
-        moved = np.abs(self._limiter.clip(measured) - sent)
-        if moved[~self.station.is_gripper].max() > HELD_MOVED:  # one that grips is not where it is told
+        """Between episodes a held robot that was put elsewhere is held there."""
+        assert self._measured is not None
+        held = not self.running and self.state.mode is Mode.HOLD and not self._limiter.moving.any()
+        measured = self._limiter.clip(self._measured)
+        if self._displaced.watch(self._now_s, measured, self._limiter.sent if held else None):
             self._limiter.put(measured)
 
     def _want(self, by: str) -> bool:

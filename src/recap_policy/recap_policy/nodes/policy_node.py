@@ -30,12 +30,13 @@ from recap_policy.device import CHOICES, RuntimeConfig
 from recap_policy.inference import Failed, InferenceProcess, Inferred, Loaded, WarmUp
 from recap_policy.interface import LAYOUT, RTC, Sampling, is_remote
 from recap_policy.minder import Died, Event, Minder, Opened, Refused
-from recap_policy.observation import Observer
+from recap_policy.observation import Observation, Observer
 from recap_station import topics
 from recap_station.contract import ContractError
 from recap_station.nodes import qos
 from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns, to_time
 
+UNDER_WAY_S = 0.5  # what was received so long after a flush was seen after it, whatever its stamp says
 ASK_AGAIN_AFTER_S = 0.1  # after an inference that failed
 
 
@@ -112,7 +113,7 @@ class PolicyNode(RecapNode):
         self._waiting_load = ""  # checkpoint to load when the episode is over
         self._between = False  # whether an episode has ended since it was asked for
         self._asked: _Asked | None = None
-        self._flushed_ns = 0
+        self._flushed_ns, self._flushed_s = 0, 0.0
         self._tick = self._counted = 0  # of the chunks' clock, see above; of the ticker
         self._moving = False  # whether the last tick sent a command
         self._ask_s = 0.0
@@ -232,7 +233,7 @@ class PolicyNode(RecapNode):
             return
         seen = self._observer.observe(now)
         self._unseen = seen if isinstance(seen, str) else ""
-        if isinstance(seen, str) or seen.stamp_ns < self._flushed_ns:
+        if isinstance(seen, str) or not self._seen_since_flush(seen):
             return
         prompt, how, ahead = self._prompt(), self._sampling(), self._buffer.ahead(self._tick)
         try:
@@ -315,7 +316,11 @@ class PolicyNode(RecapNode):
         """Drop the chunk, and one under way; the next is inferred from what was seen after `since_ns`."""
         self._buffer.flush()
         self._asked, self._fresh = None, True
-        self._flushed_ns = since_ns
+        self._flushed_ns, self._flushed_s = since_ns, time.monotonic()
+
+    def _seen_since_flush(self, seen: Observation) -> bool:
+        """By its stamp; or by its receipt, long enough after it: a clock may have been set back."""
+        return seen.stamp_ns >= self._flushed_ns or seen.received_s > self._flushed_s + UNDER_WAY_S
 
     def _prompt(self) -> str:
         episode = self._episode.prompt if self._episode else ""

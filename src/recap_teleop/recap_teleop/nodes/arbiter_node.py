@@ -68,6 +68,7 @@ class ArbiterNode(RecapNode):
         self._trace = self._open_trace()
         self._button = self.param("pedal_button")
         self._measured: np.ndarray | None = None
+        self._measured_s = 0.0
         self._flushed_ns = 0
         self._chunks_seen = False
         self._chunk_fresh = False
@@ -127,6 +128,7 @@ class ArbiterNode(RecapNode):
 
     def _on_state(self, message: JointState) -> None:
         self._measured = self.station.vector(message.name, message.position)
+        self._measured_s = time.monotonic()
 
     def _on_policy(self, message: JointState) -> None:
         positions = self._read("policy", message)
@@ -183,7 +185,7 @@ class ArbiterNode(RecapNode):
     def _tick(self) -> None:
         now = time.monotonic()
         measured, self._measured = self._measured, None
-        command = self.arbiter.tick(now, measured)
+        command = self.arbiter.tick(now, measured, self._measured_s)
         stamp = self.get_clock().now().to_msg()
         if command is not None:
             if command.flush:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 from recap_interfaces.msg import Episode
@@ -83,9 +84,15 @@ class RecorderNode(RecapNode):
 
     def _listen(self, topic: str, kind: str) -> Any:
         profile = qos.for_topic(topic, recording=True)
+        lost = SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic))
         return self.create_subscription(
-            message_type(kind), topic, partial(self._put, topic), profile, raw=True
+            message_type(kind), topic, partial(self._put, topic), profile, raw=True, event_callbacks=lost
         )
+
+    def _on_lost(self, topic: str, lost: QoSMessageLostInfo) -> None:
+        """This process did not run, and the publisher keeps a few messages only."""
+        if self._episode is not None:
+            self._dropped[topic] += lost.total_count_change
 
     def _put(self, topic: str, cdr: bytes) -> None:
         if topic in self._latched:
