@@ -3,8 +3,8 @@
 `BagWriter` puts ready CDR bytes into `<bag>/<bag>_0.mcap` in uncompressed chunks of at most a second, so
 that a killed process loses at most the last second; metadata.yaml (version 9) is written on close. The
 same key-value metadata also stands inside the file from the start, so a bag without metadata.yaml still
-says which attempt it was. `BagReader` reads those bags, truncated ones up to the last whole message, and
-those of other recorders (several files, zstd or lz4 chunks). Message text is in `recap_station.cdr`.
+says which attempt it was. `BagReader` of `recap_station.bag_reader` reads those bags and those of other
+recorders. Message text is in `recap_station.cdr`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,10 +22,10 @@ import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
+from recap_station.bag_file import BagError
 from recap_station.bag_metadata import RecordedTopic, information, offered_qos, to_yaml
+from recap_station.bag_reader import BagReader
 from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
-from recap_station.contract import ContractError
-from recap_station.mcap_scan import Scan
 from recap_station.topics import LATCHED
 
 FLUSH_S = 1.0  # what a SIGKILL may cost
@@ -35,10 +35,6 @@ __all__ = [
     "BagError", "BagReader", "BagWriter", "amend_metadata",
     "compressed_image", "deserialize", "joint_state", "serialize",
 ]  # fmt: skip
-
-
-class BagError(ContractError):
-    """A bag cannot be read or written. One readable line."""
 
 
 class BagWriter:
@@ -157,61 +153,14 @@ class BagWriter:
         return information(self._file.path.name, topics, span, self._custom)
 
 
-class BagReader:
-    """Reads one bag directory.
-
-    `topics` (name → type) and `messages()` use names relative to the namespace that the bag was recorded
-    under. `metadata` is the key-value text; `closed_cleanly` is False after a crash, and then everything
-    up to the last whole message is still there. Raises BagError where there is no bag.
-    """
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.metadata: dict[str, str] = {}
-        self.topics: dict[str, str] = {}
-        listed: list[str] = []
-        described = self.path / "metadata.yaml"
-        if described.is_file():
-            try:
-                information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
-                listed = [str(name) for name in information["relative_file_paths"]]
-                self.metadata.update(information.get("custom_data") or {})
-            except (yaml.YAMLError, KeyError, TypeError) as error:
-                raise BagError(f"{described}: not a bag's metadata: {error!r}".replace("\n", " ")) from error
-        self.files = [self.path / name for name in listed] or sorted(self.path.glob("*.mcap"))
-        missing = [str(file) for file in self.files if not file.is_file()]
-        if not self.files or missing:
-            lacking = f"{missing[0]} is missing" if missing else "no .mcap file is there"
-            raise BagError(f"no bag in {self.path}: {lacking}")
-        self.closed_cleanly = described.is_file()
-        self._scans = []
-        for file in self.files:
-            scan = Scan(file)
-            self.closed_cleanly &= scan.whole
-            self.metadata = {**scan.metadata.get("recap", {}), **self.metadata}
-            self._scans.append(scan)
-        self._prefix = self.metadata.get("recap.namespace", "/")
-        for scan in self._scans:
-            self.topics.update({self._relative(topic): kind for topic, kind in scan.topics.items()})
-
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, receive time in ns, CDR bytes), in the order written; only of `topics` where given."""
-        for scan in self._scans:
-            names = {topic: self._relative(topic) for topic in scan.topics}
-            wanted = {topic: name for topic, name in names.items() if topics is None or name in topics}
-            for topic, time_ns, cdr in scan.messages(wanted):
-                yield wanted[topic], time_ns, cdr
-
-    def _relative(self, topic: str) -> str:
-        return topic.removeprefix(self._prefix) if topic.startswith(self._prefix) else topic
-
-
 def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     """Change key-value metadata of a bag that nobody writes, in metadata.yaml; the recording stays as it is.
 
     A bag whose recorder was killed has no metadata.yaml: it gets one, of what is there. Raises BagError.
     """
     bag = BagReader(path)
+    if bag.path.is_file():
+        raise BagError(f"{path} is a single file: only a bag's folder has metadata that can be changed")
     described = bag.path / "metadata.yaml"
     if described.is_file():
         whole = yaml.safe_load(described.read_text())

@@ -1,0 +1,225 @@
+"""Reading one sqlite3 file of rosbag2 (.db3), Humble's to Kilted's, whole or damaged.
+
+Rows are read in the order of their ids, as they were written. Where a page is damaged sqlite stops; then the
+first id after it that can be read is searched for, and reading goes on from there. sqlite keeps no checksums
+of its pages: a changed byte within a message is noticed here only where it breaks the file's structure,
+which `PRAGMA quick_check` goes through.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+import zstandard
+
+from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, Found, Place, Troubles
+
+MAGIC = b"SQLite format 3\0"
+STATEMENT_S = 5.0  # what a statement on a damaged file may take without giving a row
+_LARGEST_ID = 2**63 - 1
+_ONE_BY_ONE = 16  # ids tried singly after damage, before the steps double
+_STEPS = 100_000  # of sqlite's machine between looks at the clock
+
+BAD_PAGE = "a damaged page"
+BAD_ROW = "a row that is no message"
+BAD_PACKING = "a message that cannot be decompressed"
+STRUCTURE = "the file's structure is damaged"
+UNFINISHED = "a transaction is not finished"
+
+
+class SqliteScan:
+    """One .db3 file, as `recap_station.bag_file.BagFile` describes it.
+
+    `check`: the file's structure is gone through once. Raises BagError where it is no bag or its table of
+    topics cannot be read.
+    """
+
+    def __init__(self, path: Path, check: bool = True):
+        self.path = path
+        self.topics: dict[str, str] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.whole = True
+        self._check = check
+        self._troubles = Troubles()
+        self._unpack = zstandard.ZstdDecompressor()
+        with open(path, "rb") as file:
+            begins = file.read(len(MAGIC))
+        if begins != MAGIC:
+            raise BagError(f"{path}: not an sqlite3 file")
+        self._database = self._open()
+        self._names: dict[int, str] = {}
+        try:
+            for number, name, kind in self._database.execute("SELECT id, name, type FROM topics"):
+                if isinstance(name, str) and isinstance(kind, str):
+                    self._names[number] = name
+                    self.topics[name] = kind
+                else:
+                    self._troubles.note(BAD_ROW, 0)
+        except sqlite3.Error as error:
+            raise BagError(f"{path}: its topics cannot be read ({error})") from error
+        self._read_metadata()
+
+    @property
+    def damage(self) -> list[str]:
+        return self._troubles.lines("row")
+
+    def scan(self, topics: Collection[str]) -> Iterator[Found]:
+        if self._check:
+            self._check = False
+            self._check_structure()
+        after = -(2**63)
+        while True:
+            last = after
+            try:
+                for row in self._rows(after):
+                    if not isinstance(row[0], int) or row[0] <= last:
+                        self._troubles.note(BAD_ROW, last)
+                        continue
+                    last = row[0]
+                    found = self._message(row, topics)
+                    if found is not None:
+                        yield found
+                return
+            except sqlite3.Error:
+                self._troubles.note(BAD_PAGE, max(last, 0))
+                following = self._first_readable(last)
+                if following is None:
+                    return
+                after = following - 1
+
+    def read(self, place: Place) -> bytes:
+        try:
+            row = self._database.execute("SELECT data FROM messages WHERE id = ?", (place.offset,)).fetchone()
+        except sqlite3.Error as error:
+            raise BagError(f"{self.path}: row {place.offset} cannot be read ({error})") from error
+        data = None if row is None or not isinstance(row[0], bytes) else self._unpacked(row[0], place.offset)
+        if data is None or len(data) != place.size:
+            raise BagError(f"{self.path}: no message of {place.size} bytes in row {place.offset}")
+        return data
+
+    def _open(self) -> sqlite3.Connection:
+        """Read-only. What a recorder has not yet moved from its log into the file is read too, where the log
+        can be used; `immutable` leaves it out, and asks for no lock and no other file."""
+        unfinished = [
+            name
+            for name in (f"{self.path}-wal", f"{self.path}-journal")
+            if Path(name).is_file() and Path(name).stat().st_size
+        ]
+        address = "file:" + quote(str(self.path.absolute()))
+        if unfinished:
+            self.whole = False
+            try:
+                database = self._connect(f"{address}?mode=ro")
+                database.execute("SELECT count(*) FROM topics").fetchone()
+                return database
+            except sqlite3.Error:
+                self._troubles.note(UNFINISHED, 0)
+        return self._connect(f"{address}?mode=ro&immutable=1")
+
+    def _connect(self, address: str) -> sqlite3.Connection:
+        database = sqlite3.connect(address, uri=True, check_same_thread=False)
+        database.text_factory = lambda text: text.decode("utf-8", "replace")
+        self._deadline = float("inf")
+        database.set_progress_handler(lambda: time.monotonic() > self._deadline, _STEPS)
+        return database
+
+    def _read_metadata(self) -> None:
+        """The copy of metadata.yaml that newer recorders keep in the file."""
+        try:
+            rows = self._database.execute("SELECT metadata FROM metadata ORDER BY id").fetchall()
+            text = next((row[0] for row in reversed(rows) if row[0]), "")
+            custom = (yaml.safe_load(text) or {}).get("custom_data") or {}
+            self.metadata["rosbag2"] = {"serialized_metadata": text}
+            self.metadata["recap"] = {str(key): str(value) for key, value in custom.items()}
+        except (sqlite3.Error, yaml.YAMLError, AttributeError, TypeError):
+            return  # older recorders have no such table
+
+    def _check_structure(self) -> None:
+        self._deadline = time.monotonic() + STATEMENT_S + self.path.stat().st_size / 100e6
+        try:
+            found = self._database.execute("PRAGMA quick_check(5)").fetchall()
+            if found != [("ok",)]:
+                self._troubles.note(STRUCTURE, 0)
+        except sqlite3.Error:
+            self._troubles.note(STRUCTURE, 0)
+
+    def _rows(self, after: int) -> Iterator[Any]:
+        self._deadline = time.monotonic() + STATEMENT_S
+        cursor = self._database.execute(
+            "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id", (after,)
+        )
+        for row in cursor:  # one by one: of a batch in which an error comes up nothing is given
+            yield row
+            self._deadline = time.monotonic() + STATEMENT_S
+
+    def _message(self, row: Any, topics: Collection[str]) -> Found | None:
+        number, topic_id, time_ns, data = row
+        name = self._names.get(topic_id) if isinstance(topic_id, int) else None
+        if name is None or not isinstance(time_ns, int) or not isinstance(data, bytes):
+            self._troubles.note(BAD_ROW, number)
+            return None
+        if name not in topics:
+            return None
+        whole = self._unpacked(data, number)
+        if whole is None:
+            return None
+        return Found(name, time_ns, memoryview(whole), Place(-1, number, len(whole)))
+
+    def _unpacked(self, data: bytes, number: int) -> bytes | None:
+        """A message as it was before rosbag2_compression packed it, if it did."""
+        if not data.startswith(ZSTD_MAGIC):
+            return data
+        try:
+            if zstandard.frame_content_size(data) > LARGEST_BLOCK:
+                raise zstandard.ZstdError("too large")
+            return self._unpack.decompress(data, max_output_size=LARGEST_BLOCK)
+        except (zstandard.ZstdError, MemoryError):
+            self._troubles.note(BAD_PACKING, number)
+            return None
+
+    def _first_readable(self, after: int) -> int | None:
+        """The first id beyond `after` and the damage behind it that can be read, or None.
+
+        Ids ascend along the pages, so the damage is a stretch of ids: steps that double until a row can be
+        read, then halved back to the first.
+        """
+        after = max(after, 0)
+        bottom, top, high = after, after, None
+        for number in range(1, 64):
+            top = after + (number if number <= _ONE_BY_ONE else _ONE_BY_ONE << (number - _ONE_BY_ONE))
+            if top > _LARGEST_ID:
+                return None
+            found = self._readable_from(top)
+            if found is not False:
+                high = found
+                break
+            bottom = top
+        while top - bottom > 1:
+            middle = (top + bottom) // 2
+            found = self._readable_from(middle)
+            if found is False:
+                bottom = middle
+            elif found is None:
+                top = middle
+            else:
+                high, top = found, middle
+        return high
+
+    def _readable_from(self, number: int) -> int | bool | None:
+        """The first id from `number` on; None: there is none; False: it cannot be read."""
+        self._deadline = time.monotonic() + STATEMENT_S
+        try:
+            row = self._database.execute(
+                "SELECT id, data FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (number,)
+            ).fetchone()
+        except sqlite3.Error:
+            return False
+        if row is None:
+            return None
+        return row[0] if isinstance(row[0], int) and row[0] >= number else False
