@@ -95,10 +95,9 @@ def find_bags(paths: Iterable[Path]) -> list[Path]:
             continue
         if not path.is_dir():
             raise ConversionError(f"{path}: wanted a bag or a folder of bags, found none")
-        bags = _bags_in(path)
-        if not bags:
-            inside = sorted(p for p in path.iterdir() if p.is_dir())
-            bags = [bag for folder in inside for bag in _bags_in(folder)]
+        inside = [] if (path / "metadata.yaml").is_file() else sorted(p for p in path.iterdir() if p.is_dir())
+        nested = [bag for folder in inside for bag in _bags_in(folder)]
+        bags = [*bag_files(path), *nested] if nested else _bags_in(path)
         if not bags:
             raise ConversionError(f"{path}: holds no bag (a folder with an .mcap or .db3 file)")
         found.update(dict.fromkeys(bags))

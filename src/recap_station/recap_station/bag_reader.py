@@ -40,7 +40,7 @@ class FilePlace(NamedTuple):
 def bag_files(folder: Path) -> list[Path]:
     """The files of a bag's folder that hold messages, in the order written: bag_2 before bag_10."""
     with contextlib.suppress(OSError):
-        return sorted((file for file in folder.iterdir() if is_bag_file(file)), key=_order)
+        return sorted((file for file in folder.iterdir() if is_bag_file(file) and file.is_file()), key=_order)
     return []
 
 

@@ -25,7 +25,7 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, Metadata, MetadataIndex, Schema, Statistics
 
 from recap_station.bag_file import LARGEST_BLOCK, BagError, Found, Place, Troubles
-from recap_station.mcap_records import HEADER, MAGIC, MESSAGE, ChunkHead, Records
+from recap_station.mcap_records import HEADER, MAGIC, MESSAGE, ChunkHead, Record, Records
 
 BUFFER_BYTES = 32 << 20  # chunks up to here are read as one piece
 STEP_BYTES = 4 << 20  # longer ones in pieces of this
@@ -198,28 +198,33 @@ class Scan:
         data_ended = False
         while at + HEADER.size <= records.size:
             record = records.record(at)
-            if record is not None and record.opcode in _OF_SUMMARY and not data_ended:
-                record = None
+            if record is not None and not self._fits(record, data_ended):
+                record = None  # its length is wrong, or what comes next is
             if plain is not None and (record is None or record.opcode != Opcode.MESSAGE):
                 self._parts.append(_Part(plain, at, None))
                 plain = None
             if record is None:
                 at = self._skip(at)
-            elif record.opcode == Opcode.CHUNK:
+                continue
+            if record.opcode == Opcode.CHUNK:
                 at = self._learn_chunk(at, record.end, buffer)
-            elif record.opcode == Opcode.FOOTER:
+                continue
+            if record.opcode == Opcode.FOOTER:
                 return
-            elif not records.believable(record.end):  # its length is wrong, or what comes next is
-                at = self._skip(at)
-            else:
-                if record.opcode == Opcode.MESSAGE:
-                    plain = at if plain is None else plain
-                elif record.opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.METADATA):
-                    self._note_at(at)
-                data_ended |= record.opcode == Opcode.DATA_END
-                at = record.end
+            if record.opcode == Opcode.MESSAGE:
+                plain = at if plain is None else plain
+            elif record.opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.METADATA):
+                self._note_at(at)
+            data_ended |= record.opcode == Opcode.DATA_END
+            at = record.end
         if plain is not None:
             self._parts.append(_Part(plain, at, None))
+
+    def _fits(self, record: Record, data_ended: bool) -> bool:
+        """Whether a record can be meant where it stands. A chunk's head vouches for itself."""
+        if record.opcode in _OF_SUMMARY and not data_ended:
+            return False
+        return record.opcode in (Opcode.CHUNK, Opcode.FOOTER) or self._records.believable(record.end)
 
     def _learn_chunk(self, at: int, end: int, buffer: _Buffer) -> int:
         """Take in the chunk at a byte → where to go on."""

@@ -23,6 +23,7 @@ from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, Found, P
 MAGIC = b"SQLite format 3\0"
 STATEMENT_S = 5.0  # what a statement on a damaged file may take without giving a row
 _LARGEST_ID = 2**63 - 1
+_SELECT = "SELECT id, topic_id, timestamp, data FROM messages"
 _ONE_BY_ONE = 16  # ids tried singly after damage, before the steps double
 _STEPS = 100_000  # of sqlite's machine between looks at the clock
 
@@ -73,25 +74,20 @@ class SqliteScan:
         if self._check:
             self._check = False
             self._check_structure()
-        after = -(2**63)
-        while True:
-            last = after
+        start: int | None = -(2**63)
+        while start is not None:
             try:
-                for row in self._rows(after):
-                    if not isinstance(row[0], int) or row[0] <= last:
-                        self._troubles.note(BAD_ROW, last)
-                        continue
-                    last = row[0]
-                    found = self._message(row, topics)
-                    if found is not None:
-                        yield found
+                for row in self._rows(start):
+                    yield from self._message(row, topics)
+                    start = row[0] + 1
                 return
             except sqlite3.Error:
-                self._troubles.note(BAD_PAGE, max(last, 0))
-                following = self._first_readable(last)
-                if following is None:
-                    return
-                after = following - 1
+                self._troubles.note(BAD_PAGE, max(start, 0))
+            # Python's sqlite3 takes a step ahead: the row before one that cannot be read is lost with it.
+            while isinstance(row := self._one(start), tuple):
+                yield from self._message(row, topics)
+                start = row[0] + 1
+            start = None if row is None else self._first_readable(start)
 
     def read(self, place: Place) -> bytes:
         try:
@@ -149,27 +145,35 @@ class SqliteScan:
         except sqlite3.Error:
             self._troubles.note(STRUCTURE, 0)
 
-    def _rows(self, after: int) -> Iterator[Any]:
+    def _rows(self, start: int) -> Iterator[Any]:
         self._deadline = time.monotonic() + STATEMENT_S
-        cursor = self._database.execute(
-            "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id", (after,)
-        )
+        cursor = self._database.execute(f"{_SELECT} WHERE id >= ? ORDER BY id", (start,))
         for row in cursor:  # one by one: of a batch in which an error comes up nothing is given
+            if not isinstance(row[0], int) or row[0] < start:
+                raise sqlite3.DatabaseError("ids do not ascend")
             yield row
+            start = row[0] + 1
             self._deadline = time.monotonic() + STATEMENT_S
 
-    def _message(self, row: Any, topics: Collection[str]) -> Found | None:
+    def _one(self, start: int) -> tuple[Any, ...] | bool | None:
+        """The first row with an id from `start` on; None: there is none; False: it cannot be read."""
+        self._deadline = time.monotonic() + STATEMENT_S
+        try:
+            query = f"{_SELECT} WHERE id >= ? ORDER BY id LIMIT 1"
+            row = self._database.execute(query, (start,)).fetchone()
+        except (sqlite3.Error, OverflowError):
+            return False
+        if row is None:
+            return None
+        return row if isinstance(row[0], int) and row[0] >= start else False
+
+    def _message(self, row: Any, topics: Collection[str]) -> Iterator[Found]:
         number, topic_id, time_ns, data = row
         name = self._names.get(topic_id) if isinstance(topic_id, int) else None
         if name is None or not isinstance(time_ns, int) or not isinstance(data, bytes):
             self._troubles.note(BAD_ROW, number)
-            return None
-        if name not in topics:
-            return None
-        whole = self._unpacked(data, number)
-        if whole is None:
-            return None
-        return Found(name, time_ns, memoryview(whole), Place(-1, number, len(whole)))
+        elif name in topics and (whole := self._unpacked(data, number)) is not None:
+            yield Found(name, time_ns, memoryview(whole), Place(-1, number, len(whole)))
 
     def _unpacked(self, data: bytes, number: int) -> bytes | None:
         """A message as it was before rosbag2_compression packed it, if it did."""
@@ -183,43 +187,29 @@ class SqliteScan:
             self._troubles.note(BAD_PACKING, number)
             return None
 
-    def _first_readable(self, after: int) -> int | None:
-        """The first id beyond `after` and the damage behind it that can be read, or None.
+    def _first_readable(self, start: int) -> int | None:
+        """The first id beyond `start`, which cannot be read, that can be; None where there is none.
 
         Ids ascend along the pages, so the damage is a stretch of ids: steps that double until a row can be
         read, then halved back to the first.
         """
-        after = max(after, 0)
-        bottom, top, high = after, after, None
+        bottom = max(start, 0)
+        high: int | None = None
         for number in range(1, 64):
-            top = after + (number if number <= _ONE_BY_ONE else _ONE_BY_ONE << (number - _ONE_BY_ONE))
+            ahead = number if number <= _ONE_BY_ONE else _ONE_BY_ONE << (number - _ONE_BY_ONE)
+            top = max(start, 0) + ahead
             if top > _LARGEST_ID:
                 return None
-            found = self._readable_from(top)
-            if found is not False:
-                high = found
+            row = self._one(top)
+            if row is not False:
+                high = row[0] if isinstance(row, tuple) else None
                 break
             bottom = top
         while top - bottom > 1:
             middle = (top + bottom) // 2
-            found = self._readable_from(middle)
-            if found is False:
+            row = self._one(middle)
+            if row is False:
                 bottom = middle
-            elif found is None:
-                top = middle
             else:
-                high, top = found, middle
+                high, top = (row[0] if isinstance(row, tuple) else high), middle
         return high
-
-    def _readable_from(self, number: int) -> int | bool | None:
-        """The first id from `number` on; None: there is none; False: it cannot be read."""
-        self._deadline = time.monotonic() + STATEMENT_S
-        try:
-            row = self._database.execute(
-                "SELECT id, data FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (number,)
-            ).fetchone()
-        except sqlite3.Error:
-            return False
-        if row is None:
-            return None
-        return row[0] if isinstance(row[0], int) and row[0] >= number else False
