@@ -318,8 +318,8 @@ def _joint_streams(
         labels = np.array([items[rows[i]].label for i in members], dtype=object)
         order = np.lexsort((members, times))  # order of arrival decides between equal stamps
         times, values, labels, members = times[order], values[order], labels[order], members[order]
-        if series.stream.type == TRAJECTORY_TYPE:  # up to where a later one begins
-            kept = members >= np.maximum.accumulate(members)
+        if series.stream.type == TRAJECTORY_TYPE:  # up to a later one's begin, and to the last's receipt
+            kept = (members >= np.maximum.accumulate(members)) & (times <= series.received.max(initial=0))
             times, values, labels = times[kept], values[kept], labels[kept]
         if _takes_turns(values):
             notes.append(f"two publishers take turns on {topic}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,17 +113,15 @@ def save_episode(episode: Episode, path: Path) -> None:
     replace_file(path, lambda temporary: pq.write_table(table, temporary))
 
 
+def read_info(path: Path) -> EpisodeInfo:
+    """What is known of an episode, without its ticks. Raises ConversionError if the file is not one."""
+    return _info(path, pq.read_schema(path).metadata or {})
+
+
 def load_episode(path: Path) -> Episode:
     """Read an episode back. Raises ConversionError if the file is not one."""
     table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
-    if b"recap.episode" not in metadata:
-        raise ConversionError(f"{path}: not an episode file")
-    about = json.loads(metadata[b"recap.episode"])
-    station = Station.from_dict(about["station"])
-    streams = Streams.from_dict(about["streams"], station) if about.get("streams") else None
-    given = {"task": Task.from_dict(about["task"]), "station": station, "streams": streams}
-    info = EpisodeInfo(**{**about, **given, "files": tuple(about.get("files", ()))})
+    info = _info(path, table.schema.metadata or {})
 
     def rows(name: str) -> np.ndarray:
         column = table[name].combine_chunks()
@@ -147,6 +146,16 @@ def load_episode(path: Path) -> Episode:
         image_at={camera: rows(f"image_at.{camera}") for camera in placed},
         mode=_or_unknown(table["mode"].to_numpy() if "mode" in table.column_names else none, len(table)),
     )
+
+
+def _info(path: Path, metadata: Mapping[bytes, bytes]) -> EpisodeInfo:
+    if b"recap.episode" not in metadata:
+        raise ConversionError(f"{path}: not an episode file")
+    about = json.loads(metadata[b"recap.episode"])
+    station = Station.from_dict(about["station"])
+    streams = Streams.from_dict(about["streams"], station) if about.get("streams") else None
+    given = {"task": Task.from_dict(about["task"]), "station": station, "streams": streams}
+    return EpisodeInfo(**{**about, **given, "files": tuple(about.get("files", ()))})
 
 
 def _lists(values: np.ndarray, width: int) -> pa.Array:

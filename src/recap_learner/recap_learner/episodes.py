@@ -31,6 +31,7 @@ from recap_learner.episode_file import (
     Episode,
     EpisodeInfo,
     load_episode,
+    read_info,
     save_episode,
 )
 from recap_station.bag_reader import BagReader, bag_files, is_bag_file
@@ -39,7 +40,8 @@ from recap_station.streams import Streams, default_streams, load_streams
 
 __all__ = [
     "OUTCOMES", "SUFFIX", "Cell", "ConversionError", "Episode", "EpisodeInfo", "convert_bags", "decode_jpeg",
-    "find_bags", "load_cell", "load_episode", "read_attempts", "read_bag", "read_images", "save_episode",
+    "find_bags", "load_cell", "load_episode", "read_attempts", "read_bag", "read_images", "read_info",
+    "save_episode",
 ]  # fmt: skip
 
 

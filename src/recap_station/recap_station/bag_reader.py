@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 import yaml
 import zstandard
 
-from recap_station.bag_file import BagError, BagFile, Found, Place
+from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, BagFile, Found, Place, Troubles
 from recap_station.mcap_scan import Scan
 from recap_station.sqlite_scan import MAGIC as SQLITE_MAGIC
 from recap_station.sqlite_scan import SqliteScan
 
 KINDS = (".mcap", ".db3")
 PACKED = (".zstd", ".zst")  # whole files compressed by rosbag2_compression
+BAD_PACKING = "a message that cannot be decompressed"
+BAD_TIME = "a time of receipt that cannot be"
 _SPARE_BYTES = 1 << 30  # left free on the disk that a compressed file is unpacked to
 
 
@@ -67,6 +69,7 @@ class BagReader:
         self.metadata: dict[str, str] = {}
         self.topics: dict[str, str] = {}
         self._damage: list[str] = []
+        self._troubles = Troubles()
         described = self.path / "metadata.yaml"
         listed = self._described(described) if described.is_file() else None
         self.closed_cleanly = listed is not None or self.path.is_file()
@@ -92,7 +95,7 @@ class BagReader:
 
     @property
     def damage(self) -> list[str]:
-        lines = list(self._damage)
+        lines = [*self._damage, *self._troubles.lines("byte or row")]
         for file, scan in zip(self.files, self._scans, strict=True):
             if scan is not None:
                 lines += [f"{file.name}: {line}" for line in scan.damage]
@@ -114,14 +117,28 @@ class BagReader:
             wanted = {topic: name for topic, name in names.items() if topics is None or name in topics}
             found: Found
             for found in scan.scan(wanted):
-                yield wanted[found.topic], found.time_ns, found.data, FilePlace(number, *found.place)
+                data = found.data
+                if found.time_ns >= 1 << 63:
+                    self._troubles.note(BAD_TIME, found.place.offset)
+                    continue
+                if len(data) > 4 and data[0] == ZSTD_MAGIC[0]:  # CDR begins with 0
+                    try:
+                        data = memoryview(_unpacked(data))
+                    except zstandard.ZstdError:
+                        self._troubles.note(BAD_PACKING, found.place.offset)
+                        continue
+                yield wanted[found.topic], found.time_ns, data, FilePlace(number, *found.place)
 
     def read(self, place: FilePlace) -> bytes:
         """CDR of the message at a place that scan() gave. Raises BagError where it is no longer there."""
         scan = self._scans[place.file] if 0 <= place.file < len(self._scans) else None
         if scan is None:
             raise BagError(f"{self.path}: there is no readable file {place.file}")
-        return scan.read(Place(place.chunk, place.offset, place.size))
+        data = scan.read(Place(place.chunk, place.offset, place.size))
+        try:
+            return _unpacked(data) if data.startswith(ZSTD_MAGIC) else data
+        except zstandard.ZstdError as error:
+            raise BagError(f"{self.path}: {BAD_PACKING} at {place.offset}") from error
 
     def _relative(self, topic: str) -> str:
         return topic.removeprefix(self._prefix) if topic.startswith(self._prefix) else topic
@@ -164,6 +181,13 @@ class BagReader:
         if left:
             self._damage.append(f"not listed in metadata.yaml and left out: {', '.join(left)}")
         return files
+
+
+def _unpacked(data: memoryview | bytes) -> bytes:
+    """A message as it was before rosbag2_compression packed it. Raises zstandard.ZstdError."""
+    if zstandard.frame_content_size(data) > LARGEST_BLOCK:
+        raise zstandard.ZstdError("too large")
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=LARGEST_BLOCK)
 
 
 def _open(file: Path, check: bool) -> BagFile:

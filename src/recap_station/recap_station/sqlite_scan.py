@@ -16,9 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-import zstandard
 
-from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, Found, Place, Troubles
+from recap_station.bag_file import BagError, Found, Place, Troubles
 
 MAGIC = b"SQLite format 3\0"
 STATEMENT_S = 5.0  # what a statement on a damaged file may take without giving a row
@@ -29,7 +28,6 @@ _STEPS = 100_000  # of sqlite's machine between looks at the clock
 
 BAD_PAGE = "a damaged page"
 BAD_ROW = "a row that is no message"
-BAD_PACKING = "a message that cannot be decompressed"
 STRUCTURE = "the file's structure is damaged"
 UNFINISHED = "a transaction is not finished"
 
@@ -48,7 +46,6 @@ class SqliteScan:
         self.whole = True
         self._check = check
         self._troubles = Troubles()
-        self._unpack = zstandard.ZstdDecompressor()
         with open(path, "rb") as file:
             begins = file.read(len(MAGIC))
         if begins != MAGIC:
@@ -94,10 +91,9 @@ class SqliteScan:
             row = self._database.execute("SELECT data FROM messages WHERE id = ?", (place.offset,)).fetchone()
         except sqlite3.Error as error:
             raise BagError(f"{self.path}: row {place.offset} cannot be read ({error})") from error
-        data = None if row is None or not isinstance(row[0], bytes) else self._unpacked(row[0], place.offset)
-        if data is None or len(data) != place.size:
+        if row is None or not isinstance(row[0], bytes) or len(row[0]) != place.size:
             raise BagError(f"{self.path}: no message of {place.size} bytes in row {place.offset}")
-        return data
+        return row[0]
 
     def _open(self) -> sqlite3.Connection:
         """Read-only. What a recorder has not yet moved from its log into the file is read too, where the log
@@ -172,20 +168,8 @@ class SqliteScan:
         name = self._names.get(topic_id) if isinstance(topic_id, int) else None
         if name is None or not isinstance(time_ns, int) or not isinstance(data, bytes):
             self._troubles.note(BAD_ROW, number)
-        elif name in topics and (whole := self._unpacked(data, number)) is not None:
-            yield Found(name, time_ns, memoryview(whole), Place(-1, number, len(whole)))
-
-    def _unpacked(self, data: bytes, number: int) -> bytes | None:
-        """A message as it was before rosbag2_compression packed it, if it did."""
-        if not data.startswith(ZSTD_MAGIC):
-            return data
-        try:
-            if zstandard.frame_content_size(data) > LARGEST_BLOCK:
-                raise zstandard.ZstdError("too large")
-            return self._unpack.decompress(data, max_output_size=LARGEST_BLOCK)
-        except (zstandard.ZstdError, MemoryError):
-            self._troubles.note(BAD_PACKING, number)
-            return None
+        elif name in topics:
+            yield Found(name, time_ns, memoryview(data), Place(-1, number, len(data)))
 
     def _first_readable(self, start: int) -> int | None:
         """The first id beyond `start`, which cannot be read, that can be; None where there is none.
