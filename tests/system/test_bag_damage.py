@@ -30,7 +30,7 @@ from recap_station.mcap_records import Records
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 START, STEP, TICKS = 1_700_000_000_000_000_000, 20_000_000, 150
-FEW, MANY = 25, 400  # places of each of the five kinds of file: 125, and 2,000
+FEW, MANY = 20, 334  # places of each of the six kinds of file: 120, and 2,004
 CUT, CUT_OUT, FLIP, ZERO = "cut", "cut out", "flip", "zero"
 Message = tuple[str, int, bytes]
 
@@ -172,7 +172,7 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> tuple[bytes,
     return bytes(changed), min(touched, default=at), max(touched, default=at - 1) + 1
 
 
-KINDS = ("plain", "lz4", "zstd", "unchunked", "sqlite3")
+KINDS = ("plain", "lz4", "zstd", "no index", "unchunked", "sqlite3")
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ here, so that the same messages give the same ticks bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recap_learner.collect import Collected, JointStream
-from recap_learner.episode_file import ConversionError, Episode, EpisodeInfo
+from recap_learner.episode_file import OUTCOMES, ConversionError, Episode, EpisodeInfo
 from recap_station.cdr_scan import EpisodeEvent
 from recap_station.contract import Station, Task
 from recap_station.ticks import STALE_S, age_s, align, hold, tick_times
@@ -129,6 +129,26 @@ def task_of(event: EpisodeEvent | None, station: Station, duration_s: float) -> 
     """A stand-in for a task that nobody named: as long as the attempt took, with the prompt of its event."""
     name, prompt = (event.task or "unnamed", event.prompt) if event else ("unnamed", "")
     return Task(name, prompt, duration_s, duration_s, (), "person")
+
+
+def describe(base: EpisodeInfo, attempt: Attempt, task: Task | None, number: int) -> EpisodeInfo:
+    """What is known of one attempt: by the bag's metadata, and by the episode's event where they are silent
+    or the bag holds several."""
+    event = attempt.event
+    info = base
+    if task is None:
+        seconds = max(1.0, (attempt.end_ns - attempt.start_ns) * 1e-9)
+        info = replace(info, task=task_of(event, base.station, seconds))
+    if number:
+        info = replace(info, id=f"{base.id}_attempt{number}", outcome="unknown", reason="")
+    if event is not None and info.outcome not in OUTCOMES:
+        outcome = OUTCOME_OF[event.outcome] if event.outcome < len(OUTCOME_OF) else "unknown"
+        info = replace(info, outcome=outcome, reason=event.reason)
+        if number or not info.checkpoint:
+            info = replace(info, checkpoint=event.checkpoint)
+        if number or info.seed < 0:
+            info = replace(info, seed=event.seed)
+    return info
 
 
 def _complete_from(streams: Sequence[JointStream]) -> int:

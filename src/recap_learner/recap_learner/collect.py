@@ -299,12 +299,13 @@ def _joint_streams(
             reason = reason or error
             wrong += len(of_layout)
             continue
-        values = np.frombuffer(b"".join(whole), "<f8").reshape(-1, width)[:, chosen]
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and left out
+            values = np.frombuffer(b"".join(whole), "<f8").reshape(-1, width)[:, chosen].astype(np.float32)
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             notes.append(f"{np.count_nonzero(~finite)} × a number that is not finite on {topic}")
         groups.setdefault(tuple(columns), []).append(
-            (stamps[at][finite], values[finite].astype(np.float32), at[finite])
+            (stamps[at][finite], values[finite], at[finite])
         )
     if reason is not None:
         if not groups:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from recap_learner.attempts import OUTCOME_OF, Attempt, command_span, cut, task_of, to_episode
+from recap_learner.attempts import command_span, cut, describe, task_of, to_episode
 from recap_learner.bag_images import decode_jpeg, read_images
 from recap_learner.collect import Collector
 from recap_learner.episode_file import (
@@ -139,7 +139,7 @@ def read_attempts(bag: Path, store: Path, cell: Cell | None = None) -> list[Epis
     )
     episodes = []
     for number, attempt in enumerate(attempts, 1):
-        info = _told(base, attempt, task, number if len(attempts) > 1 else 0)
+        info = describe(base, attempt, task, number if len(attempts) > 1 else 0)
         try:
             episodes.append(to_episode(collected, attempt, station, info))
         except ConversionError:
@@ -301,26 +301,6 @@ def _contract(about: Mapping[str, str], cell: Cell | None) -> tuple[Station, Str
     except (ValueError, KeyError, TypeError) as error:
         raise ConversionError(f"its contract cannot be read: {error!r}") from error
     return station, default_streams(station), task
-
-
-def _told(base: EpisodeInfo, attempt: Attempt, task: Task | None, number: int) -> EpisodeInfo:
-    """What is known of one attempt: by the bag's metadata, and by the episode's event where they are silent
-    or the bag holds several."""
-    event = attempt.event
-    info = base
-    if task is None:
-        seconds = max(1.0, (attempt.end_ns - attempt.start_ns) * 1e-9)
-        info = replace(info, task=task_of(event, base.station, seconds))
-    if number:
-        info = replace(info, id=f"{base.id}_attempt{number}", outcome="unknown", reason="")
-    if event is not None and info.outcome not in OUTCOMES:
-        outcome = OUTCOME_OF[event.outcome] if event.outcome < len(OUTCOME_OF) else "unknown"
-        info = replace(info, outcome=outcome, reason=event.reason)
-        if number or not info.checkpoint:
-            info = replace(info, checkpoint=event.checkpoint)
-        if number or info.seed < 0:
-            info = replace(info, seed=event.seed)
-    return info
 
 
 def _same_cell(about: Mapping[str, Any], cell: Cell) -> bool:
