@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,3 +111,37 @@ def test_a_bag_played_into_the_graph_gives_the_ticks_of_its_conversion(tmp_path:
     live = load_episode(file)
     assert_same_ticks(live, converted)
     assert live.info.success and live.info.damage == "" and (live.image_at["base_camera"] == -1).all()
+
+
+class Recorded:
+    """Stands for a class of launch or launch_ros and keeps what it was made with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+def test_the_launch_file_starts_nodes_and_parameters_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recap_learner.nodes.learner_node import LearnerNode
+    from recap_station.nodes.params import COMMON
+    from recap_station.nodes.replay_node import ReplayNode
+
+    members = {
+        "launch": ("LaunchDescription",),
+        "launch.actions": ("DeclareLaunchArgument", "Shutdown"),
+        "launch.substitutions": ("LaunchConfiguration",),
+        "launch_ros": (),
+        "launch_ros.actions": ("Node",),
+    }
+    for name, classes in members.items():
+        module = types.ModuleType(name)
+        vars(module).update({one: type(one, (Recorded,), {}) for one in classes})
+        monkeypatch.setitem(sys.modules, name, module)
+    root = Path(__file__).resolve().parents[2]
+    [described] = runpy.run_path(str(root / "launch/replay.launch.py"))["generate_launch_description"]().args
+    *declared, learner, replay = described
+    assert [one.args[0] for one in declared if one.kwargs["default_value"] is None] == ["bag"]
+    for started, kind in ((learner, LearnerNode), (replay, ReplayNode)):
+        known = {row.name for row in (*COMMON, *kind.PARAMETERS)}
+        assert set(started.kwargs["parameters"][0]) <= known
+        setup = (root / "src" / started.kwargs["package"] / "setup.py").read_text()
+        assert f'"{started.kwargs["executable"]} = ' in setup

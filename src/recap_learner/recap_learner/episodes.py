@@ -163,7 +163,7 @@ def read_bag(folder: Path, store: Path) -> Episode:
 
 def bag_name(bag: Path) -> str:
     """What a bag's episodes are called after."""
-    name = bag.name
+    name = bag.absolute().name
     for ending in (".zstd", ".zst", ".mcap", ".db3") if bag.is_file() else ():
         name = name.removesuffix(ending)
     return name.lstrip(".") or "bag"

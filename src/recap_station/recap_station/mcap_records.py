@@ -18,6 +18,7 @@ MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the compression's name
 _LONGEST_NAME = 32
 _WINDOW = 4 << 20
+_CHUNKS_WITHIN = 256 << 20  # of damage, in a file with chunks
 _PEEK = HEADER.size + _CHUNK.size + _LONGEST_NAME + 8
 
 # A record's opcode, then a length below 2^40.
@@ -57,6 +58,7 @@ class Records:
     def __init__(self, descriptor: int):
         self.size = os.fstat(descriptor).st_size
         self.chunked = False  # whether a sound chunk has been seen: then messages stand in chunks
+        self._without_chunks = 0  # looked through up to here, and none found
         self._descriptor = descriptor
 
     def read(self, at: int, length: int) -> bytes:
@@ -139,8 +141,10 @@ class Records:
         that is damaged is passed over: nothing vouches for it.
         """
         end = min(self.size, at + at_most)
-        if not self.chunked and self._search(_CHUNKS, at, min(end, at + (256 << 20))) is not None:
-            self.chunked = True
+        reach = min(end, at + _CHUNKS_WITHIN)
+        if not self.chunked and reach > self._without_chunks:
+            self.chunked = self._search(_CHUNKS, max(at, self._without_chunks), reach) is not None
+            self._without_chunks = reach
         return self._search(_OUTSIDE_CHUNKS if self.chunked else _ANY, at, end)
 
     def _search(self, pattern: re.Pattern[bytes], at: int, end: int) -> int | None:

@@ -177,7 +177,10 @@ class Scan:
             return False
         self._messages = statistics.message_count
         listed = statistics.chunk_count == len(chunks) and bool(chunks or not statistics.message_count)
-        if not listed or statistics.channel_count != len(self._channels):
+        if not listed or (statistics.channel_count, statistics.metadata_count) != (
+            len(self._channels),
+            len(pending),
+        ):
             return False
         for index in pending:
             self._note_at(index.offset)
@@ -232,9 +235,9 @@ class Scan:
         assert chunk is not None
         if end > self._records.size:
             following = self._records.resync(at + 1)
-            if following is not None:  # bytes are missing between here and there
+            if following is not None or self.whole:  # bytes are missing between here and there
                 self._troubles.note(BROKEN, at)
-                return following
+                return self._records.size if following is None else following
             self._troubles.note(CUT, at)
             if not chunk.compression:
                 self._learn_within(chunk, buffer)
