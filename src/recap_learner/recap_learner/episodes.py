@@ -7,7 +7,6 @@ from what `recap_learner.collect` gathers; the file is described in `recap_learn
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -45,6 +44,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_ATTEMPT = re.compile(rf"(.+)_attempt(\d+){re.escape(SUFFIX)}")
+
+
 @dataclass(frozen=True)
 class Cell:
     """What bags are read as, in place of the contract that they may carry. `task` None: the bag's."""
@@ -79,7 +81,8 @@ def convert_bags(
     files: list[Path] = []
     problems: list[str] = []
     with _mapping(workers) as run:
-        results = run(_Job(store, cell, unknown), folders)
+        several = _attempts_in(store)
+        results = run(_Job(store, cell, unknown), [(bag, several.get(bag_name(bag), [])) for bag in folders])
         for index, (made, wrong) in enumerate(results):
             files += made
             problems += wrong
@@ -171,16 +174,19 @@ def bag_name(bag: Path) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """Converts one bag → (files, problems); whatever is wrong with it, the others go on."""
+    """Converts one bag → (files, problems); whatever is wrong with it, the others go on. Called with the bag
+    and the episode files in the store that are named as if it held several attempts."""
 
     store: Path
     cell: Cell | None
     unknown: bool
 
-    def __call__(self, bag: Path) -> tuple[list[Path], list[str]]:
+    def __call__(self, work: tuple[Path, list[Path]]) -> tuple[list[Path], list[str]]:
+        bag, several = work
         try:
-            done = self._up_to_date(bag)
-            outcomes = self._convert(bag) if done is None else done
+            made = self._made_of(bag, several)
+            done = self._up_to_date(bag, made)
+            outcomes = self._convert(bag, set(made)) if done is None else done
         except (ConversionError, ContractError) as error:
             return [], [f"{bag}: {error}".replace("\n", " ")]
         except _StoreError as error:
@@ -191,11 +197,10 @@ class _Job:
         files = [file for file, outcome in outcomes.items() if outcome not in refused]
         return files, [f"{bag}: {_no_outcome(outcome, bag)}" for outcome in refused]
 
-    def _convert(self, bag: Path) -> dict[Path, str]:
-        """→ episode file → outcome. Files of an attempt that the bag no longer has go."""
+    def _convert(self, bag: Path, old: set[Path]) -> dict[Path, str]:
+        """→ episode file → outcome. Old files, of attempts that the bag no longer has, go."""
         self._check_name(self._target(bag_name(bag)), bag)
         episodes = read_attempts(bag, self.store, self.cell)
-        old = set(self._made_of(bag))
         outcomes = {}
         for episode in episodes:
             target = self._target(episode.info.id)
@@ -211,12 +216,12 @@ class _Job:
             file.unlink(missing_ok=True)
         return outcomes
 
-    def _up_to_date(self, bag: Path) -> dict[Path, str] | None:
+    def _up_to_date(self, bag: Path, made: dict[Path, dict[str, Any]]) -> dict[Path, str] | None:
         """The bag's episodes where they are no older than it and read as asked; else None."""
         sources = [*bag_files(bag), bag / "metadata.yaml"] if bag.is_dir() else [bag]
         newest = max((file.stat().st_mtime_ns for file in sources if file.is_file()), default=0)
         outcomes = {}
-        for file, about in self._made_of(bag).items():
+        for file, about in made.items():
             if file.stat().st_mtime_ns < newest or (self.cell and not _same_cell(about, self.cell)):
                 return None
             outcomes[file] = about["outcome"]
@@ -234,11 +239,9 @@ class _Job:
                 f"{target} is the episode of {place.resolve()} already; rename one of the bags"
             )
 
-    def _made_of(self, bag: Path) -> dict[Path, dict[str, Any]]:
+    def _made_of(self, bag: Path, several: list[Path]) -> dict[Path, dict[str, Any]]:
         """The episode files that were made of this bag → what they say of themselves."""
-        name = bag_name(bag)
-        files = [self._target(name), *sorted(self.store.glob(f"{glob.escape(name)}_attempt*{SUFFIX}"))]
-        found = {file: self._about(file) for file in files}
+        found = {file: self._about(file) for file in (self._target(bag_name(bag)), *several)}
         return {
             file: about
             for file, about in found.items()
@@ -262,7 +265,7 @@ class _StoreError(Exception):
 
 
 @contextmanager
-def _mapping(workers: int) -> Iterator[Callable[[_Job, list[Path]], Iterable[Any]]]:
+def _mapping(workers: int) -> Iterator[Callable[[_Job, list[Any]], Iterable[Any]]]:
     """`map` here, or over so many processes."""
     if workers <= 1:
         yield map
@@ -271,6 +274,15 @@ def _mapping(workers: int) -> Iterator[Callable[[_Job, list[Path]], Iterable[Any
     context.set_forkserver_preload(["recap_learner.episodes"])
     with ProcessPoolExecutor(workers, context) as pool:
         yield lambda job, bags: pool.map(job, bags)
+
+
+def _attempts_in(store: Path) -> dict[str, list[Path]]:
+    """Bag's name → episode files named as of several attempts of it, in their order."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for file in store.glob(f"*_attempt*{SUFFIX}"):
+        if matched := _ATTEMPT.fullmatch(file.name):
+            found.setdefault(matched[1], []).append((int(matched[2]), file))
+    return {name: [file for _, file in sorted(files)] for name, files in found.items()}
 
 
 def _bags_in(folder: Path) -> list[Path]:
