@@ -290,10 +290,10 @@ class Scan:
         try:
             if opcode == Opcode.SCHEMA:
                 schema = Schema.read(_stream(content))
-                self._schemas[schema.id] = schema.name
+                self._schemas.setdefault(schema.id, schema.name)  # the summary repeats them: the first counts
             elif opcode == Opcode.CHANNEL:
                 channel = Channel.read(_stream(content))
-                self._channels[channel.id] = (channel.topic, channel.schema_id)
+                self._channels.setdefault(channel.id, (channel.topic, channel.schema_id))
             elif opcode == Opcode.METADATA:
                 metadata = Metadata.read(_stream(content))
                 self.metadata.setdefault(metadata.name, {}).update(metadata.metadata)

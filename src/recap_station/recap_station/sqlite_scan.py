@@ -145,8 +145,9 @@ class SqliteScan:
         self._deadline = time.monotonic() + STATEMENT_S
         cursor = self._database.execute(f"{_SELECT} WHERE id >= ? ORDER BY id", (start,))
         for row in cursor:  # one by one: of a batch in which an error comes up nothing is given
-            if not isinstance(row[0], int) or row[0] < start:
-                raise sqlite3.DatabaseError("ids do not ascend")
+            if not self._believable(row, start):  # its id says nothing of where the next one is
+                self._troubles.note(BAD_ROW, max(start, 0))
+                raise sqlite3.DatabaseError(BAD_ROW)
             yield row
             start = row[0] + 1
             self._deadline = time.monotonic() + STATEMENT_S
@@ -161,14 +162,17 @@ class SqliteScan:
             return False
         if row is None:
             return None
-        return row if isinstance(row[0], int) and row[0] >= start else False
+        return row if self._believable(row, start) else False
+
+    def _believable(self, row: tuple[Any, ...], start: int) -> bool:
+        """Whether a row is a message of a topic that there is, with an id from `start` on."""
+        number, topic_id, time_ns, data = row
+        typed = all(isinstance(one, int) for one in (number, topic_id, time_ns)) and isinstance(data, bytes)
+        return typed and number >= start and topic_id in self._names
 
     def _message(self, row: Any, topics: Collection[str]) -> Iterator[Found]:
         number, topic_id, time_ns, data = row
-        name = self._names.get(topic_id) if isinstance(topic_id, int) else None
-        if name is None or not isinstance(time_ns, int) or not isinstance(data, bytes):
-            self._troubles.note(BAD_ROW, number)
-        elif name in topics:
+        if (name := self._names[topic_id]) in topics:
             yield Found(name, time_ns, memoryview(data), Place(-1, number, len(data)))
 
     def _first_readable(self, start: int) -> int | None:

@@ -253,7 +253,8 @@ def convert(
         if info.outcome == "unknown":
             unjudged.append(str(file))
     if unjudged:
-        print(f"recap: {len(unjudged)} attempts have no outcome yet; ./recap label gives one", file=sys.stderr)
+        count = len(unjudged)
+        print(f"recap: {count} attempts have no outcome yet; ./recap label gives one", file=sys.stderr)
     told = {"damaged": damaged, "without_outcome": unjudged, "problems": problems}
     _tell({"episodes": [str(file) for file in files], **told}, as_json, ok=not problems)
     raise typer.Exit(1 if problems else 0)
