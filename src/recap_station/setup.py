@@ -16,6 +16,7 @@ setup(
     description="The cell's contract, bags, simulator and drivers: the ground floor.",
     entry_points={
         "console_scripts": [
+            "replay_node = recap_station.nodes.replay_node:main",
             "station_node = recap_station.nodes.station_node:main",
         ]
     },

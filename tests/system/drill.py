@@ -212,9 +212,7 @@ def _look_at_commands(commands: list[Heard], beyond: float, result: Result) -> N
         result.unsafe.append(f"a joint stood {beyond:.3f} rad beyond its limit")
 
 
-def _observe(
-    rig: Rig, what: Drill, struck: int, struck_s: float, during_s: float, result: Result
-) -> None:
+def _observe(rig: Rig, what: Drill, struck: int, struck_s: float, during_s: float, result: Result) -> None:
     """Wait for the expected hold, or see who commands while the fault lasts."""
     watch = rig.watch
     struck_at_s = time.time() - (time.monotonic() - struck_s)  # as the arbiter stamps
@@ -263,31 +261,26 @@ def largest_step(commands: list[Heard]) -> float:
     return worst
 
 
-def look_at_bag(
-    rig: Rig, identity: str, heard: list[Heard], whole: bool, drops: bool
-) -> tuple[str, int]:
+def look_at_bag(rig: Rig, identity: str, heard: list[Heard], whole: bool, drops: bool) -> tuple[str, int]:
     """An attempt's bag → "whole", "recovered" where the recorder was killed, or what is wrong with it; and
     how many of the commands heard it lacks."""
-    parts = [rig.bags / identity, *sorted(rig.bags.glob(f"{identity}_part*"))]
-    rig.wait(lambda: (parts[-1] / "metadata.yaml").is_file(), what=f"bag {parts[-1].name} closed")
-    recorded: set[int] = set()
+    bag = rig.bags / identity
+    rig.wait(lambda: (bag / "metadata.yaml").is_file(), what=f"bag {identity} closed")
     try:
-        readers = [BagReader(part) for part in parts]
-        for reader in readers:
-            for _, _, cdr in reader.messages({topics.JOINT_COMMAND}):
-                recorded.add(to_ns(deserialize(cdr, topics.JOINT_STATE_TYPE).header.stamp))
+        reader = BagReader(bag)
+        recorded = {
+            to_ns(deserialize(cdr, topics.JOINT_STATE_TYPE).header.stamp)
+            for _, _, cdr in reader.messages({topics.JOINT_COMMAND})
+        }
     except BagError as error:
         return str(error), 0
-    last = readers[-1]
-    if not last.closed_cleanly or last.metadata.get("recap.outcome") != "success":
-        outcome = last.metadata.get("recap.outcome")
-        return f"{last.path.name}: outcome {outcome}, closed {last.closed_cleanly}", 0
-    if whole and len(parts) > 1:
-        return f"{len(parts)} parts, wanted one", 0
+    # The successor of a killed recorder goes on in the next file: the one before was not closed.
+    if (whole and not reader.closed_cleanly) or reader.metadata.get("recap.outcome") != "success":
+        return f"outcome {reader.metadata.get('recap.outcome')}, closed {reader.closed_cleanly}", 0
     there = [c.stamp_ns in recorded for c in heard]
     if True not in there:
         return "nothing of what was heard", len(there)
     lost = there[there.index(True) :].count(False)  # the recorder may begin a moment later than the listener
     if lost:
-        return f"{lost} of {len(there)} commands lost, {last.metadata.get('recap.dropped')} counted", lost
+        return f"{lost} of {len(there)} commands lost, {reader.metadata.get('recap.dropped')} counted", lost
     return "whole" if whole else "recovered", 0

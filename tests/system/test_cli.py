@@ -86,7 +86,7 @@ def test_a_benchmark_gets_its_arguments_and_its_last_line_is_json(tmp_path: Path
     assert recap("bench", "fast", "--chunk", "x").returncode == 2
 
 
-def test_a_bag_without_outcome_is_named_and_converts_once_it_is_labelled(tmp_path: Path) -> None:
+def test_a_bag_without_outcome_is_named_until_it_is_labelled(tmp_path: Path) -> None:
     station, task = load_station("aloha"), load_task("handover_insert")
     recorder = EpisodeRecorder(tmp_path / "bags", station)
     recorder.start({"recap.episode": "one", "recap.task": json.dumps(task.to_dict())})
@@ -95,15 +95,17 @@ def test_a_bag_without_outcome_is_named_and_converts_once_it_is_labelled(tmp_pat
         for topic in (topics.JOINT_STATES, topics.JOINT_COMMAND):
             recorder.write(topic, now, joint_state(now, station.joint_names, station.home, "policy"))
     recorder.stop("unknown", "recorder was stopped")
-    refused = recap("convert", "bags", "--json", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "recap: bags/one: it has no outcome" in refused.stderr
-    assert json.loads(refused.stdout)["ok"] is False
+    unjudged = recap("convert", "bags", "--json", cwd=tmp_path)
+    assert unjudged.returncode == 0
+    assert "no outcome yet; ./recap label" in unjudged.stderr
+    found = json.loads(unjudged.stdout)
+    assert found["without_outcome"] == found["episodes"] == ["episodes/one.episode.parquet"]
     labelled = recap("label", "bags/one", "--outcome", "failure", "--reason", "peg dropped", cwd=tmp_path)
     assert labelled.returncode == 0, labelled.stderr
     done = recap("convert", "bags", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["episodes"] == ["episodes/one.episode.parquet"]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["episodes"] == ["episodes/one.episode.parquet"] and found["without_outcome"] == []
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

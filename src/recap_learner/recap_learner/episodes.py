@@ -1,381 +1,355 @@
 """From rosbags to labelled episodes: one row per 50 Hz tick, written beside the bags, never into them.
 
 An episode holds states, commands, who commanded, the stage and which image of each camera belongs to
-each tick. Images stay in the bag and are read from there.
+each tick. Images stay in the bag and are read from there. The ticks are made in `recap_learner.attempts`
+from what `recap_learner.collect` gathers; the file is described in `recap_learner.episode_file`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap_station import topics
-from recap_station.bags import BagReader, deserialize
-from recap_station.contract import ContractError, Station, Task
-from recap_station.files import replace_file
-from recap_station.ticks import STALE_S, age_s, hold, tick_times
+from recap_learner.attempts import command_span, cut, describe, task_of, to_episode
+from recap_learner.bag_images import decode_jpeg, read_images
+from recap_learner.collect import Collector
+from recap_learner.episode_file import (
+    OUTCOMES,
+    SUFFIX,
+    ConversionError,
+    Episode,
+    EpisodeInfo,
+    load_episode,
+    read_info,
+    save_episode,
+)
+from recap_station.bag_reader import BagReader, bag_files, is_bag_file
+from recap_station.contract import ContractError, Station, Task, load_station, load_task
+from recap_station.streams import Streams, default_streams, load_streams
 
-SUFFIX = ".episode.parquet"
-OUTCOMES = ("success", "failure", "discarded")  # what a person or the simulator may say of an attempt
-EPISODE_RUNNING, EPISODE_ENDED = 1, 2  # recap_interfaces/msg/Episode
+__all__ = [
+    "OUTCOMES", "SUFFIX", "Cell", "ConversionError", "Episode", "EpisodeInfo", "convert_bags", "decode_jpeg",
+    "find_bags", "load_cell", "load_episode", "read_attempts", "read_bag", "read_images", "read_info",
+    "save_episode",
+]  # fmt: skip
 
 
-class ConversionError(ValueError):
-    """A bag cannot become an episode. One line with what was wanted and what was found."""
+_ATTEMPT = re.compile(rf"(.+)_attempt(\d+){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
-class EpisodeInfo:
-    """What is known of an attempt besides its ticks."""
+class Cell:
+    """What bags are read as, in place of the contract that they may carry. `task` None: the bag's."""
 
-    id: str
-    bag: str  # path of the bag's folder, relative to the store
-    outcome: str  # "success", "failure", "discarded" or "unknown"
-    reason: str
-    source: str  # "demonstration", "rollout", ...
-    checkpoint: str
-    seed: int
-    task: Task
     station: Station
-
-    @property
-    def success(self) -> bool:
-        return self.outcome == "success"
+    streams: Streams
+    task: Task | None = None
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One attempt on its 50 Hz timeline. T ticks, D joints.
-
-    time_ns (T,) int64; state, command (T, D) float32 [rad; gripper 0..1]; policy_command and
-    teleop_command likewise, NaN where that source said nothing; source (T,) str of who commanded;
-    correction (T,) bool: a person commanded during a rollout; stage (T,) str; gap (T,) bool: state or
-    command was older than STALE_S; image[camera] (T,) int32 index of the image in the bag, −1 before
-    the first; image_age[camera] (T,) float32 seconds.
-    """
-
-    info: EpisodeInfo
-    time_ns: np.ndarray
-    state: np.ndarray
-    command: np.ndarray
-    policy_command: np.ndarray
-    teleop_command: np.ndarray
-    source: np.ndarray
-    correction: np.ndarray
-    stage: np.ndarray
-    gap: np.ndarray
-    image: dict[str, np.ndarray] = field(default_factory=dict)
-    image_age: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.time_ns)
-
-    @property
-    def duration_s(self) -> float:
-        return len(self) * self.info.station.step_s
+def load_cell(station: str | Path, task: str | Path = "") -> Cell:
+    """By name or path. Raises ContractError."""
+    found = load_station(station)
+    return Cell(found, load_streams(station, found), load_task(task) if task else None)
 
 
 def convert_bags(
-    bags: Iterable[Path], store: Path, progress: Callable[[float, str], None] | None = None
+    bags: Iterable[Path],
+    store: Path,
+    progress: Callable[[float, str], None] | None = None,
+    cell: Cell | None = None,
+    workers: int = 1,
+    unknown: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Convert bags, or folders of bags, into `store` → (files written or already there, problems).
 
     A bag that was changed since, such as by a new outcome, is converted anew. One that cannot be used
-    becomes one line in the problems; the others go on. Raises OSError where the store cannot be written.
+    becomes one line in the problems; the others go on. cell: for bags that carry no contract. unknown: also
+    attempts without an outcome, to be given one later; else they are problems. Raises OSError where the
+    store cannot be written.
     """
     folders = find_bags(bags)
     files: list[Path] = []
     problems: list[str] = []
-    for index, folder in enumerate(folders):
-        target = store / f"{folder.name}{SUFFIX}"
-        try:
-            episode = None if _converted(folder, target) else read_bag(folder, store)
-        except (ConversionError, ContractError) as error:
-            problems.append(f"{folder}: {error}".replace("\n", " "))
-        except Exception as error:  # somebody else's data: whatever is wrong with it, the others go on
-            problems.append(f"{folder}: {type(error).__name__}: {error}".replace("\n", " "))
-        else:
-            if episode is not None:
-                save_episode(episode, target)
-            files.append(target)
-        if progress:
-            progress((index + 1) / len(folders), f"{index + 1}/{len(folders)} bags")
+    with _mapping(workers) as run:
+        several = _attempts_in(store)
+        results = run(_Job(store, cell, unknown), [(bag, several.get(bag_name(bag), [])) for bag in folders])
+        for index, (made, wrong) in enumerate(results):
+            files += made
+            problems += wrong
+            if progress:
+                progress((index + 1) / len(folders), f"{index + 1}/{len(folders)} bags")
     return files, problems
 
 
-def _converted(folder: Path, target: Path) -> bool:
-    """Whether `target` is this bag's episode, and no older than the bag. Raises ConversionError where it is
-    that of another bag of the same name."""
-    if not target.exists():
-        return False
-    about = json.loads((pq.read_schema(target).metadata or {}).get(b"recap.episode", b"{}"))
-    other = (target.parent / about.get("bag", folder)).resolve()
-    if other != folder.resolve() and other.is_dir():
-        raise ConversionError(f"{target} is the episode of {other} already; rename one of the bags")
-    newest = max(file.stat().st_mtime_ns for file in (*folder.glob("*.mcap"), *folder.glob("metadata.yaml")))
-    return other == folder.resolve() and target.stat().st_mtime_ns >= newest
-
-
 def find_bags(paths: Iterable[Path]) -> list[Path]:
-    """Bag folders among `paths`, which are bags or folders of bags; sorted by name, each once."""
+    """Bags among `paths`, which are bags (folders or single files) or folders of bags; each once."""
     found: dict[Path, None] = {}
     for path in paths:
+        if path.is_file() and is_bag_file(path):
+            found[path] = None
+            continue
         if not path.is_dir():
-            raise ConversionError(f"{path}: wanted a bag folder or a folder of bags, found none")
-        candidates = [path] if any(path.glob("*.mcap")) else sorted(p for p in path.iterdir() if p.is_dir())
-        bags = [p for p in candidates if any(p.glob("*.mcap"))]
+            raise ConversionError(f"{path}: wanted a bag or a folder of bags, found none")
+        inside = [] if (path / "metadata.yaml").is_file() else sorted(p for p in path.iterdir() if p.is_dir())
+        nested = [bag for folder in inside for bag in _bags_in(folder)]
+        bags = [*bag_files(path), *nested] if nested else _bags_in(path)
         if not bags:
-            raise ConversionError(f"{path}: holds no bag (a folder with an .mcap file)")
+            raise ConversionError(f"{path}: holds no bag (a folder with an .mcap or .db3 file)")
         found.update(dict.fromkeys(bags))
     return list(found)
 
 
-def read_bag(folder: Path, store: Path) -> Episode:
-    """Read one attempt's bag. Raises ConversionError if it has no outcome or no contract."""
-    reader = BagReader(folder)
+def read_attempts(bag: Path, store: Path, cell: Cell | None = None) -> list[Episode]:
+    """The attempts of one bag, one or several, with or without an outcome. Raises ConversionError where
+    nothing of it can be used, or where there is no contract to read it by."""
+    reader = BagReader(bag)
     about = reader.metadata
-    if "recap.station" not in about or "recap.task" not in about:
-        raise ConversionError("its metadata holds no contract (recap.station, recap.task): not an attempt")
+    station, streams, task = _contract(about, cell)
+    streams = streams.resolved(reader.topics)
+    collector = Collector(station, streams)
+    add = collector.add
+    for topic, time_ns, data, place in reader.scan([t for t in streams.topics if t in reader.topics]):
+        add(topic, time_ns, data, place)
+    collected = collector.collected()
+    damage = "; ".join([*reader.damage, *collected.notes])
     try:
-        station = Station.from_dict(json.loads(about["recap.station"]))
-        task = Task.from_dict(json.loads(about["recap.task"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConversionError(f"its contract cannot be read: {error!r}") from error
-    outcome = about.get("recap.outcome", "unknown")
-    if outcome not in OUTCOMES:
-        raise ConversionError(
-            f"it has no outcome (found {outcome!r}, wanted success, failure or discarded); "
-            f"./recap label {folder} --outcome <one of them>"
-        )
-    streams = _read_streams(reader, station)
-    commands = streams.joints[topics.JOINT_COMMAND]
-    states = streams.joints[topics.JOINT_STATES]
-    if len(commands.stamps) < 2 or len(states.stamps) < 2:
-        raise ConversionError(
-            f"{len(states.stamps)} joint states and {len(commands.stamps)} commands, "
-            "wanted at least 2 of each"
-        )
-    start, end = streams.running(commands.stamps)
-    start = max(start, int(states.stamps[0]), int(commands.stamps[0]))
-    if end <= start:
-        raise ConversionError("no time in which the episode ran and both state and command were there")
-    ticks = tick_times(start, end, station.control_rate_hz)
-    state_at, command_at = hold(states.stamps, ticks), hold(commands.stamps, ticks)
-    silent = age_s(commands.stamps, ticks, command_at) > STALE_S
-    source = np.array(commands.labels, dtype=object)[command_at]
-    source[silent] = "hold"  # an arbiter that died while a person commanded leaves no correction open
-    rollout = about.get("recap.source", "rollout") != "demonstration"
-    stage_at = hold(streams.stage_stamps, ticks)
-    gap = (age_s(states.stamps, ticks, state_at) > STALE_S) | silent
-    image, image_age = {}, {}
-    for camera, stamps in streams.images.items():
-        at = hold(stamps, ticks)
-        image[camera] = at.astype(np.int32)
-        image_age[camera] = age_s(stamps, ticks, at)
-    info = EpisodeInfo(
-        id=folder.name,  # not the episode's: one whose recorder was restarted has two bags
-        bag=os.path.relpath(folder, store),
-        outcome=outcome,
+        attempts = cut(collected.events, *command_span(collected, station))
+    except ConversionError as error:
+        raise ConversionError(f"{error}{f' ({damage})' if damage else ''}") from error
+    base = EpisodeInfo(
+        id=bag_name(bag),  # not the episode's: one whose recorder was restarted has two bags
+        bag=os.path.relpath(bag, store),
+        outcome=about.get("recap.outcome", "unknown"),
         reason=about.get("recap.reason", ""),
         source=about.get("recap.source", "rollout"),
         checkpoint=about.get("recap.checkpoint", ""),
-        seed=int(about.get("recap.seed", -1)),
-        task=task,
+        seed=_number(about.get("recap.seed", "")),
+        task=task or task_of(None, station, 1.0),
         station=station,
+        damage=damage,
+        files=tuple(file.name for file in reader.files),
+        streams=streams,
     )
-    return Episode(
-        info=info,
-        time_ns=ticks,
-        state=states.values[state_at],
-        command=commands.values[command_at],
-        policy_command=_while_fresh(streams.joints[topics.POLICY_COMMAND], ticks, station.dof),
-        teleop_command=_while_fresh(streams.joints[topics.TELEOP_COMMAND], ticks, station.dof),
-        source=source,
-        correction=(source == "teleop") & rollout,
-        stage=np.array([streams.stages[i] if i >= 0 else "" for i in stage_at], dtype=object),
-        gap=gap,
-        image=image,
-        image_age=image_age,
-    )
+    episodes = []
+    for number, attempt in enumerate(attempts, 1):
+        info = describe(base, attempt, task, number if len(attempts) > 1 else 0)
+        try:
+            episodes.append(to_episode(collected, attempt, station, info))
+        except ConversionError:
+            if len(attempts) == 1:
+                raise
+            left = f"attempt {number} of {len(attempts)} has no ticks"
+            base = replace(base, damage=f"{base.damage}; {left}" if base.damage else left)
+    if not episodes:
+        raise ConversionError(f"none of {len(attempts)} attempts has ticks")
+    return episodes
 
 
-def read_images(bag: Path, camera: str, wanted: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-    """Decode the wanted images of one camera, in ascending order → (H, W, 3) uint8 RGB each."""
-    topic = topics.image_topic(camera)
-    want = iter(sorted({int(i) for i in wanted}))
-    following = next(want, None)
-    for index, (_, _, cdr) in enumerate(BagReader(bag).messages([topic])):
-        if following is None:
-            return
-        if index == following:
-            yield decode_jpeg(deserialize(cdr, topics.IMAGE_TYPE).data)
-            following = next(want, None)
-    if following is not None:
-        raise ConversionError(f"{bag}: image {following} of {topic} is missing")
+def read_bag(folder: Path, store: Path) -> Episode:
+    """Read one attempt's bag. Raises ConversionError if it has no outcome, no contract or many attempts."""
+    episodes = read_attempts(folder, store)
+    if len(episodes) > 1:
+        raise ConversionError(f"{len(episodes)} attempts, wanted one")
+    _check_outcome(episodes[0].info, folder)
+    return episodes[0]
 
 
-def decode_jpeg(data: np.ndarray) -> np.ndarray:
-    """JPEG bytes → (H, W, 3) uint8 RGB. Raises ConversionError if they are not an image."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ConversionError(f"{len(data)} bytes that are not a JPEG image")
-    return image
+def bag_name(bag: Path) -> str:
+    """What a bag's episodes are called after."""
+    name = bag.absolute().name
+    for ending in (".zstd", ".zst", ".mcap", ".db3") if bag.is_file() else ():
+        name = name.removesuffix(ending)
+    return name.lstrip(".") or "bag"
 
 
-def save_episode(episode: Episode, path: Path) -> None:
-    """Write an episode as one Parquet file, in one step."""
-    dof = episode.state.shape[1]
+@dataclass(frozen=True)
+class _Job:
+    """Converts one bag → (files, problems); whatever is wrong with it, the others go on. Called with the bag
+    and the episode files in the store that are named as if it held several attempts."""
 
-    def rows(values: np.ndarray) -> pa.Array:
-        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, dof)
+    store: Path
+    cell: Cell | None
+    unknown: bool
 
-    columns: dict[str, Any] = {"time_ns": episode.time_ns}
-    for name in ("state", "command", "policy_command", "teleop_command"):
-        columns[name] = rows(getattr(episode, name))
-    columns |= {
-        "source": pa.array(episode.source.tolist()).dictionary_encode(),
-        "correction": episode.correction.astype(bool),
-        "stage": pa.array(episode.stage.tolist()).dictionary_encode(),
-        "gap": episode.gap,
-    }
-    for camera in episode.image:
-        columns[f"image.{camera}"] = episode.image[camera]
-        columns[f"image_age.{camera}"] = episode.image_age[camera]
-    info = episode.info
-    about = {**info.__dict__, "task": info.task.to_dict(), "station": info.station.to_dict()}
-    table = pa.table(columns).replace_schema_metadata({"recap.episode": json.dumps(about)})
-    replace_file(path, lambda temporary: pq.write_table(table, temporary))
+    def __call__(self, work: tuple[Path, list[Path]]) -> tuple[list[Path], list[str]]:
+        bag, several = work
+        try:
+            made = self._made_of(bag, several)
+            done = self._up_to_date(bag, made)
+            outcomes = self._convert(bag, set(made)) if done is None else done
+        except (ConversionError, ContractError) as error:
+            return [], [f"{bag}: {error}".replace("\n", " ")]
+        except _StoreError as error:
+            raise error.reason from None
+        except Exception as error:  # somebody else's data
+            return [], [f"{bag}: {type(error).__name__}: {error}".replace("\n", " ")]
+        refused = {outcome for outcome in outcomes.values() if outcome not in OUTCOMES and not self.unknown}
+        files = [file for file, outcome in outcomes.items() if outcome not in refused]
+        return files, [f"{bag}: {_no_outcome(outcome, bag)}" for outcome in refused]
 
+    def _convert(self, bag: Path, old: set[Path]) -> dict[Path, str]:
+        """→ episode file → outcome. Old files, of attempts that the bag no longer has, go."""
+        self._check_name(self._target(bag_name(bag)), bag)
+        episodes = read_attempts(bag, self.store, self.cell)
+        outcomes = {}
+        for episode in episodes:
+            target = self._target(episode.info.id)
+            outcomes[target] = episode.info.outcome
+            if episode.info.outcome not in OUTCOMES and not self.unknown:
+                continue
+            self._check_name(target, bag)
+            try:
+                save_episode(episode, target)
+            except OSError as error:
+                raise _StoreError(error) from error
+        for file in old - set(outcomes):
+            file.unlink(missing_ok=True)
+        return outcomes
 
-def load_episode(path: Path) -> Episode:
-    """Read an episode back. Raises ConversionError if the file is not one."""
-    table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
-    if b"recap.episode" not in metadata:
-        raise ConversionError(f"{path}: not an episode file")
-    about = json.loads(metadata[b"recap.episode"])
-    info = EpisodeInfo(
-        **{
-            **about,
-            "task": Task.from_dict(about["task"]),
-            "station": Station.from_dict(about["station"]),
+    def _up_to_date(self, bag: Path, made: dict[Path, dict[str, Any]]) -> dict[Path, str] | None:
+        """The bag's episodes where they are no older than it and read as asked; else None."""
+        sources = [*bag_files(bag), bag / "metadata.yaml"] if bag.is_dir() else [bag]
+        newest = max((file.stat().st_mtime_ns for file in sources if file.is_file()), default=0)
+        outcomes = {}
+        for file, about in made.items():
+            if file.stat().st_mtime_ns < newest or (self.cell and not _same_cell(about, self.cell)):
+                return None
+            outcomes[file] = about["outcome"]
+        return outcomes or None
+
+    def _target(self, name: str) -> Path:
+        return self.store / f"{name}{SUFFIX}"
+
+    def _check_name(self, target: Path, bag: Path) -> None:
+        """Raises ConversionError where the file is the episode of another bag of the same name."""
+        other = self._about(target).get("bag")
+        place = bag if other is None else self.store / other
+        if place.resolve() != bag.resolve() and place.exists():
+            raise ConversionError(
+                f"{target} is the episode of {place.resolve()} already; rename one of the bags"
+            )
+
+    def _made_of(self, bag: Path, several: list[Path]) -> dict[Path, dict[str, Any]]:
+        """The episode files that were made of this bag → what they say of themselves."""
+        found = {file: self._about(file) for file in (self._target(bag_name(bag)), *several)}
+        return {
+            file: about
+            for file, about in found.items()
+            if "bag" in about and (self.store / about["bag"]).resolve() == bag.resolve()
         }
+
+    def _about(self, file: Path) -> dict[str, Any]:
+        """What an episode file says of itself; nothing where there is none, or it cannot be read."""
+        try:
+            return json.loads((pq.read_schema(file).metadata or {}).get(b"recap.episode", b"{}"))
+        except (OSError, ValueError):  # pyarrow's errors are of these kinds
+            return {}
+
+
+class _StoreError(Exception):
+    """The store cannot be written: that is wrong for every bag."""
+
+    def __init__(self, reason: OSError):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[[_Job, list[Any]], Iterable[Any]]]:
+    """`map` here, or over so many processes."""
+    if workers <= 1:
+        yield map
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["recap_learner.episodes"])
+    with ProcessPoolExecutor(workers, context) as pool:
+        yield lambda job, bags: pool.map(job, bags)
+
+
+def _attempts_in(store: Path) -> dict[str, list[Path]]:
+    """Bag's name → episode files named as of several attempts of it, in their order."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for file in store.glob(f"*_attempt*{SUFFIX}"):
+        if matched := _ATTEMPT.fullmatch(file.name):
+            found.setdefault(matched[1], []).append((int(matched[2]), file))
+    return {name: [file for _, file in sorted(files)] for name, files in found.items()}
+
+
+def _bags_in(folder: Path) -> list[Path]:
+    """A folder that is a bag, or single files in it that are one each; none where it holds no messages."""
+    files = bag_files(folder)
+    if (folder / "metadata.yaml").is_file() or len(files) == 1:
+        return [folder]
+    stems = {re.sub(r"_\d+$", "", bag_name(file)) for file in files}
+    return files if len(stems) > 1 else [folder] if files else []
+
+
+def _contract(about: Mapping[str, str], cell: Cell | None) -> tuple[Station, Streams, Task | None]:
+    """By what a bag is read: what was given, else what it carries."""
+    task: Task | None = None
+    try:
+        if "recap.task" in about:
+            task = Task.from_dict(json.loads(about["recap.task"]))
+        if cell is not None:
+            return cell.station, cell.streams, cell.task or task
+        if "recap.station" not in about or task is None:
+            raise ConversionError(
+                "its metadata holds no contract (recap.station, recap.task): not an attempt of this stack; "
+                "say what it is by --station STATION.yaml"
+            )
+        station = Station.from_dict(json.loads(about["recap.station"]))
+    except ConversionError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"its contract cannot be read: {error!r}") from error
+    return station, default_streams(station), task
+
+
+def _same_cell(about: Mapping[str, Any], cell: Cell) -> bool:
+    def plain(data: Any) -> Any:
+        return json.loads(json.dumps(data))
+
+    if about.get("station") != plain(cell.station.to_dict()):
+        return False
+    given = plain(cell.streams.to_dict())
+    found = about.get("streams") or {}
+    images = {camera: {**one, "type": ""} for camera, one in (found.get("images") or {}).items()}
+    wanted = {camera: {**one, "type": ""} for camera, one in given["images"].items()}
+    keys = [key for key in given if key != "images"]
+    same = all(_untyped(found.get(key)) == _untyped(given[key]) for key in keys)
+    return same and images == wanted
+
+
+def _untyped(stream: Any) -> Any:
+    if isinstance(stream, list):
+        return [_untyped(one) for one in stream]
+    return {**stream, "type": ""} if stream else stream
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return -1
+
+
+def _check_outcome(info: EpisodeInfo, bag: Path) -> None:
+    if info.outcome not in OUTCOMES:
+        raise ConversionError(_no_outcome(info.outcome, bag))
+
+
+def _no_outcome(outcome: str, bag: Path) -> str:
+    return (
+        f"it has no outcome (found {outcome!r}, wanted success, failure or discarded); "
+        f"./recap label {bag} --outcome <one of them>"
     )
-
-    def rows(name: str) -> np.ndarray:
-        column = table[name].combine_chunks()
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-    cameras = [name.removeprefix("image.") for name in table.column_names if name.startswith("image.")]
-    return Episode(
-        info=info,
-        time_ns=table["time_ns"].to_numpy(),
-        state=rows("state"),
-        command=rows("command"),
-        policy_command=rows("policy_command"),
-        teleop_command=rows("teleop_command"),
-        source=np.array(table["source"].to_pylist(), dtype=object),
-        correction=table["correction"].to_numpy(),
-        stage=np.array(table["stage"].to_pylist(), dtype=object),
-        gap=table["gap"].to_numpy(),
-        image={camera: table[f"image.{camera}"].to_numpy() for camera in cameras},
-        image_age={camera: table[f"image_age.{camera}"].to_numpy() for camera in cameras},
-    )
-
-
-@dataclass
-class _Joints:
-    """A JointState stream: stamps (M,), values (M, D) and header.frame_id of each message."""
-
-    stamps: np.ndarray
-    values: np.ndarray
-    labels: list[str]
-
-
-@dataclass
-class _Streams:
-    joints: dict[str, _Joints]
-    images: dict[str, np.ndarray]
-    stage_stamps: np.ndarray
-    stages: list[str]
-    episode_states: list[tuple[int, int]]
-
-    def running(self, fallback: np.ndarray) -> tuple[int, int]:
-        """Start and end of the running time in ns; all of `fallback`'s where the bag says nothing."""
-        running = [stamp for stamp, state in self.episode_states if state == EPISODE_RUNNING]
-        ended = [stamp for stamp, state in self.episode_states if state == EPISODE_ENDED]
-        start = running[0] if running else int(fallback[0])
-        return start, min(ended[0] if ended else int(fallback[-1]), int(fallback[-1]))
-
-
-def _read_streams(reader: BagReader, station: Station) -> _Streams:
-    joints: dict[str, tuple[list[int], list[np.ndarray], list[str]]] = {
-        name: ([], [], [])
-        for name in (
-            topics.JOINT_STATES,
-            topics.JOINT_COMMAND,
-            topics.POLICY_COMMAND,
-            topics.TELEOP_COMMAND,
-        )
-    }
-    images: dict[str, list[int]] = {camera: [] for camera in station.camera_names}
-    camera_of = {topics.image_topic(camera): camera for camera in station.camera_names}
-    stage_stamps: list[int] = []
-    stages: list[str] = []
-    episode_states: list[tuple[int, int]] = []
-    marks: list[tuple[int, str]] = []
-    wanted = [*joints, *camera_of, topics.SIM_TRUTH, topics.EPISODE]
-    types = reader.topics
-    for topic, _, cdr in reader.messages([name for name in wanted if name in types]):
-        message = deserialize(cdr, types[topic])
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        if topic in joints:
-            stamps, values, labels = joints[topic]
-            stamps.append(stamp)
-            values.append(station.vector(message.name, message.position))
-            labels.append(message.header.frame_id)
-        elif topic in camera_of:
-            images[camera_of[topic]].append(stamp)
-        elif topic == topics.SIM_TRUTH:
-            stage_stamps.append(stamp)
-            stages.append(message.stage)
-        else:
-            episode_states.append((stamp, message.state))
-            if message.stage:
-                marks.append((stamp, message.stage))
-    if not stages:  # no simulator that knows: as a person marked them
-        stage_stamps, stages = [stamp for stamp, _ in marks], [stage for _, stage in marks]
-    return _Streams(
-        joints={name: _in_order(*stream, station.dof) for name, stream in joints.items()},
-        images={camera: np.array(stamps, dtype=np.int64) for camera, stamps in images.items()},
-        stage_stamps=np.array(stage_stamps, dtype=np.int64),
-        stages=stages,
-        episode_states=episode_states,
-    )
-
-
-def _in_order(stamps: list[int], values: list[np.ndarray], labels: list[str], dof: int) -> _Joints:
-    """Sort a stream by stamp: receive order can differ by a message where two publishers take turns."""
-    times = np.array(stamps, dtype=np.int64)
-    order = np.argsort(times, kind="stable")
-    rows = np.array(values, dtype=np.float32).reshape(-1, dof)
-    return _Joints(times[order], rows[order], [labels[i] for i in order])
-
-
-def _while_fresh(stream: _Joints, ticks: np.ndarray, dof: int) -> np.ndarray:
-    """Values of a source at each tick; NaN where it had fallen silent."""
-    values = np.full((len(ticks), dof), np.nan, dtype=np.float32)
-    at = hold(stream.stamps, ticks)
-    fresh = age_s(stream.stamps, ticks, at) <= STALE_S
-    values[fresh] = stream.values[at[fresh]]
-    return values

@@ -4,8 +4,8 @@
 uncompressed chunks of at most a second, so that a killed process loses at most the last second;
 metadata.yaml (version 9) is written on close. The same key-value metadata also stands inside each file from
 the start, so a bag without metadata.yaml still says which attempt it was; its writer's successor goes on in
-the next file of the same bag. `BagReader` reads those bags, truncated files up to the last whole message,
-and those of other recorders (zstd or lz4 chunks). Message text is in `recap_station.cdr`.
+the next file of the same bag. `BagReader` of `recap_station.bag_reader` reads those bags and those of other
+recorders. Message text is in `recap_station.cdr`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,9 +22,10 @@ import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
+from recap_station.bag_file import BagError
 from recap_station.bag_metadata import RecordedFile, RecordedTopic, information, offered_qos, to_yaml
+from recap_station.bag_reader import BagReader, bag_files
 from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
-from recap_station.contract import ContractError
 from recap_station.mcap_scan import Scan
 from recap_station.reserved_file import ReservedFile
 from recap_station.topics import LATCHED
@@ -35,10 +36,6 @@ __all__ = [
     "BagError", "BagReader", "BagWriter", "amend_metadata",
     "compressed_image", "deserialize", "joint_state", "serialize",
 ]  # fmt: skip
-
-
-class BagError(ContractError):
-    """A bag cannot be read or written. One readable line."""
 
 
 class BagWriter:
@@ -217,63 +214,14 @@ class BagWriter:
         return information(files, recorded, self._custom)
 
 
-class BagReader:
-    """Reads one bag directory.
-
-    `topics` (name → type) and `messages()` use names relative to the namespace that the bag was recorded
-    under. `metadata` is the key-value text; `closed_cleanly` is False after a crash, and then everything
-    up to the last whole message is still there. Raises BagError where there is no bag.
-    """
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.metadata: dict[str, str] = {}
-        self.topics: dict[str, str] = {}
-        listed: list[str] = []
-        described = self.path / "metadata.yaml"
-        if described.is_file():
-            try:
-                information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
-                listed = [str(name) for name in information["relative_file_paths"]]
-                self.metadata.update(information.get("custom_data") or {})
-            except (yaml.YAMLError, KeyError, TypeError) as error:
-                raise BagError(f"{described}: not a bag's metadata: {error!r}".replace("\n", " ")) from error
-        self.files = [self.path / name for name in listed] or mcap_files(self.path)
-        missing = [str(file) for file in self.files if not file.is_file()]
-        if not self.files or missing:
-            lacking = f"{missing[0]} is missing" if missing else "no .mcap file is there"
-            raise BagError(f"no bag in {self.path}: {lacking}")
-        self.closed_cleanly = described.is_file()
-        self._scans = []
-        inside: dict[str, str] = {}
-        for file in self.files:
-            scan = Scan(file)
-            self.closed_cleanly &= scan.whole
-            inside |= scan.metadata.get("recap", {})
-            self._scans.append(scan)
-        self.metadata = {**inside, **self.metadata}
-        self._prefix = self.metadata.get("recap.namespace", "/")
-        for scan in self._scans:
-            self.topics.update({self._relative(topic): kind for topic, kind in scan.topics.items()})
-
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, receive time in ns, CDR bytes), in the order written; only of `topics` where given."""
-        for scan in self._scans:
-            names = {topic: self._relative(topic) for topic in scan.topics}
-            wanted = {topic: name for topic, name in names.items() if topics is None or name in topics}
-            for topic, time_ns, cdr in scan.messages(wanted):
-                yield wanted[topic], time_ns, cdr
-
-    def _relative(self, topic: str) -> str:
-        return topic.removeprefix(self._prefix) if topic.startswith(self._prefix) else topic
-
-
 def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     """Change key-value metadata of a bag that nobody writes, in metadata.yaml; the recording stays as it is.
 
     A bag whose recorder was killed has no metadata.yaml: it gets one, of what is there. Raises BagError.
     """
     bag = BagReader(path)
+    if bag.path.is_file():
+        raise BagError(f"{path} is a single file: only a bag's folder has metadata that can be changed")
     described = bag.path / "metadata.yaml"
     if described.is_file():
         information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
@@ -283,18 +231,8 @@ def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     _write_described(bag.path, information)
 
 
-def mcap_files(folder: Path) -> list[Path]:
-    """The .mcap files of a bag in the order in which they were written: bag_2.mcap before bag_10.mcap."""
-
-    def number(path: Path) -> tuple[int, str]:
-        last = path.stem.rpartition("_")[2]
-        return (int(last) if last.isdecimal() else -1, path.name)
-
-    return sorted(folder.glob("*.mcap"), key=number)
-
-
 def _left_by_another(folder: Path) -> list[Path]:
-    files = mcap_files(folder)
+    files = bag_files(folder)
     if not files:
         raise BagError(f"no bag in {folder}: no .mcap file is there")
     for reserve in folder.glob(".*.reserve"):  # of a writer that was killed
@@ -312,9 +250,9 @@ def _survey(scan: Scan) -> tuple[dict[str, int], RecordedFile]:
     """What a file holds, by reading it: messages of each topic, named in full."""
     counts = dict.fromkeys(scan.topics, 0)
     start, end = 2**63 - 1, 0
-    for topic, time_ns, _ in scan.messages(scan.topics):
-        counts[topic] += 1
-        start, end = min(start, time_ns), max(end, time_ns)
+    for found in scan.scan(scan.topics):
+        counts[found.topic] += 1
+        start, end = min(start, found.time_ns), max(end, found.time_ns)
     total = sum(counts.values())
     return counts, RecordedFile(scan.path.name, (start, end) if total else (0, 0), total)
 

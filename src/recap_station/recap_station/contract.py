@@ -115,6 +115,15 @@ class Station:
                 return camera
         raise ContractError(f"unknown camera {name!r}{_nearest(name, self.camera_names)}")
 
+    def column(self, name: str) -> int:
+        """Where a joint stands in every vector. Raises ContractError with the nearest name."""
+        if name not in self.joint_names:
+            raise ContractError(
+                f"unknown joint {name!r}{_nearest(name, self.joint_names)}; "
+                f"station {self.name!r} has {', '.join(self.joint_names)}"
+            )
+        return self.joint_names.index(name)
+
     def vector(self, names: Sequence[str], values: Sequence[float]) -> np.ndarray:
         """Values in any joint order → (dof,) float64 in the station's order.
 
@@ -124,11 +133,7 @@ class Station:
             raise ContractError(f"{len(names)} joint names with {len(values)} values")
         given = dict(zip(names, values, strict=True))
         for name in names:
-            if name not in self.joint_names:
-                raise ContractError(
-                    f"unknown joint {name!r}{_nearest(name, self.joint_names)}; "
-                    f"station {self.name!r} has {', '.join(self.joint_names)}"
-                )
+            self.column(name)
         missing = [name for name in self.joint_names if name not in given]
         if missing:
             raise ContractError(f"joint {missing[0]!r} is missing ({len(missing)} in all)")

@@ -30,6 +30,21 @@ def hold(stamps_ns: np.ndarray, ticks_ns: np.ndarray) -> np.ndarray:
     return np.searchsorted(stamps_ns, ticks_ns, side="right") - 1
 
 
+def align(
+    stamps_ns: np.ndarray, ticks_ns: np.ndarray, how: str, tolerance_s: float = 0.0, period_s: float = 0.0
+) -> np.ndarray:
+    """`hold`, with −1 also where the message is too old to count → (T,) int64.
+
+    how: "hold" takes any age, "asof" at most tolerance_s, "drop" less than period_s: since the tick before.
+    """
+    index = hold(stamps_ns, ticks_ns)
+    if how == "hold" or not len(stamps_ns):
+        return index
+    age = ticks_ns - stamps_ns[np.maximum(index, 0)]
+    late = age * 1e-9 > tolerance_s if how == "asof" else age >= round(period_s * 1e9)
+    return np.where(late, -1, index)
+
+
 def age_s(stamps_ns: np.ndarray, ticks_ns: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Age of the held message at each tick → (T,) float32 seconds; inf where there is none."""
     if len(stamps_ns) == 0:

@@ -237,23 +237,46 @@ def collect(
 
 @app.command()
 def convert(
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    bags: Annotated[list[Path], typer.Argument(help="Bags (folders or single files), or folders of bags.")],
     store: Annotated[Path, typer.Option(help="Folder for the episodes.")] = Path("episodes"),
+    station: Annotated[
+        str, typer.Option(help="Cell that bags of other recorders are of: a name, or a path to a YAML.")
+    ] = "",
+    task: Annotated[str, typer.Option(help="Their task, with --station: a name, or a path to a YAML.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes to convert in.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Make labelled episodes of bags: one row per 50 Hz tick, who commanded, which image.
+    """Make episodes of bags: one row per 50 Hz tick, who commanded, which image.
 
-    Bags are not changed. One that cannot be used is named with the reason; the others are converted.
+    Bags are not changed. One that cannot be used is named with the reason; the others are converted. A
+    damaged one is converted as far as it goes, and says what it lost. MCAP and sqlite3, of any recorder: with
+    --station, whose `streams:` say which topics are meant.
 
-    Example: `./recap convert bags --store episodes`
+    Example: `./recap convert bags --store episodes`, or `./recap convert log.mcap --station my_cell.yaml`
     """
-    from recap_learner.episodes import convert_bags
+    from recap.bringup import UsageError
+    from recap_learner.episodes import convert_bags, load_cell, read_info
 
+    if task and not station:
+        raise UsageError("--task: wanted --station too")
+    cell = load_cell(station, task) if station else None
     with _bar("Episodes", as_json) as report:
-        files, problems = convert_bags(bags, store, report)
+        files, problems = convert_bags(bags, store, report, cell, workers, unknown=True)
     for problem in problems:
         print(f"recap: {problem}", file=sys.stderr)
-    _tell({"episodes": [str(file) for file in files], "problems": problems}, as_json, ok=not problems)
+    damaged, unjudged = {}, []
+    for file in files:
+        info = read_info(file)
+        if info.damage:
+            damaged[str(file)] = info.damage
+            print(f"recap: {file}: {info.damage}", file=sys.stderr)
+        if info.outcome == "unknown":
+            unjudged.append(str(file))
+    if unjudged:
+        count = len(unjudged)
+        print(f"recap: {count} attempts have no outcome yet; ./recap label gives one", file=sys.stderr)
+    told = {"damaged": damaged, "without_outcome": unjudged, "problems": problems}
+    _tell({"episodes": [str(file) for file in files], **told}, as_json, ok=not problems)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -390,7 +413,7 @@ def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
         print(json.dumps({"ok": ok, **result}))
         return
     for name, value in result.items():
-        if isinstance(value, list):
+        if isinstance(value, (list, dict)):
             print(f"{name}: {len(value)}")
         elif value is not None:
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

@@ -13,7 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -22,7 +25,11 @@ from rclpy.task import Future
 from recap_interfaces.action import Train
 from recap_interfaces.srv import LoadPolicy, StartTraining
 
-from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, run
+from recap_learner.ingest import Ingest
+from recap_station import topics
+from recap_station.nodes import qos
+from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, message_type, run
+from recap_station.streams import load_streams
 
 STOP_S = 1.5  # less than a launcher waits before it kills
 
@@ -80,6 +87,7 @@ class LearnerNode(RecapNode):
         Param("offer", True, "ask the policy node to load each new checkpoint", read_only=False),
         Param("value_steps", 0, "optimiser steps of the value function; 0: the default", low=0, high=10**7),
         Param("policy_steps", 0, "optimiser steps of the policy; 0: the default", low=0, high=10**7),
+        Param("ingest", "", "folder for episodes made from the topics as they are heard; empty: none"),
     )
 
     def configure(self) -> None:
@@ -97,6 +105,8 @@ class LearnerNode(RecapNode):
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
         self.create_timer(0.2, self.watch, clock=STEADY)
+        if self.param("ingest"):
+            self._hear(Path(self.param("ingest")).expanduser())
 
     def cleanup(self) -> None:
         self.shutdown()
@@ -154,6 +164,25 @@ class LearnerNode(RecapNode):
             self.complain("training", training.error)
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(True)
+
+    def _hear(self, folder: Path) -> None:
+        """Take in the cell's topics, raw, and write an episode at the end of each attempt."""
+        streams = load_streams(self.param("station"), self.station).resolved({})
+        self.ingest = Ingest(self.station, streams, self.task, folder)
+        for stream in streams:
+            profile = qos.LATCHED if stream.topic in topics.LATCHED else qos.RECORD
+            kind = message_type(stream.type)
+            take_in = partial(self._take_in, stream.topic)
+            self.create_subscription(kind, stream.topic, take_in, profile, raw=True)
+        self.create_timer(0.2, self._finish_episode, clock=STEADY)
+
+    def _take_in(self, topic: str, cdr: bytes) -> None:
+        self.ingest.add(topic, self.now_ns(), cdr, time.monotonic())
+
+    def _finish_episode(self) -> None:
+        made = self.ingest.step(time.monotonic())
+        if made is not None:
+            self.get_logger().info(f"episode {made}")
 
     def diagnose(self) -> Iterable[Status]:
         if self.training is not None:
