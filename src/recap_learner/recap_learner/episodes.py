@@ -259,7 +259,8 @@ def save_episode(episode: Episode, path: Path) -> None:
 
 def load_episode(path: Path) -> Episode:
     """Read an episode back. Raises ConversionError if the file is not one."""
-    table = pq.read_table(path)
+    with open(path, "rb") as file:  # by name it is opened twice, and may be another the second time
+        table = pq.read_table(file)
     metadata = table.schema.metadata or {}
     if b"recap.episode" not in metadata:
         raise ConversionError(f"{path}: not an episode file")

@@ -49,9 +49,9 @@ class ImageTable:
 def locate_images(episode: Episode, store: Path) -> dict[str, ImageTable]:
     """Camera → its images, numbered as `Episode.image` numbers them.
 
-    An image found in place counts only if its stamp is the one that the episode was made with; where any is
-    not, that camera's images are packed through `read_images`. Raises ConversionError where images that the
-    episode needs are missing.
+    An image counts only if its stamp is the one that the episode was made with; where any is not, that
+    camera's images are packed as `read_images` numbers and decodes them. Raises ConversionError where images
+    that the episode needs are missing.
     """
     bag = store / episode.info.bag
     in_place = _in_place(bag, list(episode.image))
@@ -62,7 +62,8 @@ def locate_images(episode: Episode, store: Path) -> dict[str, ImageTable]:
         if found and _agrees(episode, camera, found[1]):
             tables[camera] = found[0]
         else:
-            tables[camera] = _packed(bag, camera, count, store / "images" / f"{episode.info.id}.{camera}")
+            base = store / "images" / f"{episode.info.id}.{camera}"
+            tables[camera] = _packed(episode, bag, camera, count, base)
     return tables
 
 
@@ -191,7 +192,7 @@ def _agrees(episode: Episode, camera: str, stamps: np.ndarray) -> bool:
     return bool(np.any(np.all(off <= tolerance[:, None], axis=0)))
 
 
-def _packed(bag: Path, camera: str, count: int, base: Path) -> ImageTable:
+def _packed(episode: Episode, bag: Path, camera: str, count: int, base: Path) -> ImageTable:
     """Copy a camera's first `count` images into `<base>.pack`, once for a given state of the bag."""
     pack, places = base.with_name(base.name + ".pack"), base.with_name(base.name + ".npy")
     newest = max((f.stat().st_mtime_ns for f in bag.rglob("*") if f.is_file()), default=0)
@@ -199,8 +200,10 @@ def _packed(bag: Path, camera: str, count: int, base: Path) -> ImageTable:
         lengths: list[int] = []
 
         def write(temporary: Path) -> None:
+            stamps = _stamps(bag, camera)
+            recorded = stamps is not None and _agrees(episode, camera, stamps)
             with open(temporary, "wb") as file:
-                for data in _recorded_bytes(bag, camera, count):
+                for data in (_as_recorded if recorded else _as_png)(bag, camera, count):
                     file.write(data)
                     lengths.append(len(data))
 
@@ -212,17 +215,28 @@ def _packed(bag: Path, camera: str, count: int, base: Path) -> ImageTable:
     return ImageTable((pack,), np.zeros(len(length), np.int32), np.cumsum(length) - length, length)
 
 
-def _recorded_bytes(bag: Path, camera: str, count: int) -> Iterator[bytes]:
-    reader = BagReader(bag)
-    topic = topics.image_topic(camera)
-    if reader.topics.get(topic) == topics.IMAGE_TYPE:
-        for number, (_, _, cdr) in enumerate(reader.messages([topic])):
-            if number == count:
-                return
-            yield np.asarray(deserialize(cdr, topics.IMAGE_TYPE).data, dtype=np.uint8).tobytes()
-    else:
-        for image in read_images(bag, camera, range(count)):
-            yield cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+def _stamps(bag: Path, camera: str) -> np.ndarray | None:
+    """(M, 2) int64 ns, header and receive time, of a topic of CompressedImage; None if it is none."""
+    reader, topic = BagReader(bag), topics.image_topic(camera)
+    if reader.topics.get(topic) != topics.IMAGE_TYPE:
+        return None
+    stamps = []
+    for _, received, cdr in reader.messages([topic]):
+        stamp = deserialize(cdr, topics.IMAGE_TYPE).header.stamp
+        stamps.append((stamp.sec * 1_000_000_000 + stamp.nanosec, received))
+    return np.array(stamps, dtype=np.int64).reshape(-1, 2)
+
+
+def _as_recorded(bag: Path, camera: str, count: int) -> Iterator[bytes]:
+    for number, (_, _, cdr) in enumerate(BagReader(bag).messages([topics.image_topic(camera)])):
+        if number == count:
+            return
+        yield np.asarray(deserialize(cdr, topics.IMAGE_TYPE).data, dtype=np.uint8).tobytes()
+
+
+def _as_png(bag: Path, camera: str, count: int) -> Iterator[bytes]:
+    for image in read_images(bag, camera, range(count)):
+        yield cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def _save(path: Path, values: np.ndarray) -> None:

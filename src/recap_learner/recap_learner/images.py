@@ -22,7 +22,8 @@ def decode(data: bytes, size: tuple[int, int], out: np.ndarray | None = None) ->
     """JPEG or PNG → (height, width, 3) uint8 RGB, averaged over areas. Raises ConversionError.
 
     A JPEG is decoded at a scale at which it is still no smaller than `size`, which a JPEG decoder does in the
-    frequency domain; the mean difference to decoding it whole is below one grey level (tests/learner).
+    frequency domain: about as far from decoding it whole as two common filters are from each other, one or
+    two grey levels in the mean (tests/learner/test_loader.py).
     """
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, _flag(data, size)) if len(buffer) else None

@@ -88,7 +88,7 @@ class Store:
                 entry = known.get(file.name.removesuffix(SUFFIX))
                 if entry is None or not entry.made_of(stat):
                     try:
-                        entry = _summary(file, stat)
+                        entry = _summary(file)
                     except FileNotFoundError:
                         raise
                     except Exception as error:  # whatever is wrong with one file, the others are there
@@ -125,9 +125,10 @@ class Store:
     def load(self, episode: str) -> Episode:
         """An episode with people's judgement of it applied."""
         path = self.path(episode)
-        if not path.exists():
-            raise FileNotFoundError(f"{self.folder}: no episode {episode!r}")
-        return load_judged([path])[0]
+        try:
+            return load_judged([path])[0]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.folder}: no episode {episode!r}") from None
 
     def tags(self) -> list[str]:
         """Tags that some episode has labels of, oldest first."""
@@ -151,9 +152,11 @@ class Store:
     def load_labels(self, tag: str, episode: str) -> dict[str, np.ndarray] | None:
         """Column → (T,) of one episode under a tag; None where it has none."""
         path = self._label_path(tag, episode)
-        if not path.exists():
+        try:
+            with open(path, "rb") as file:
+                table = pq.read_table(file)
+        except FileNotFoundError:
             return None
-        table = pq.read_table(path)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     def judgements(self) -> dict[str, Judgement]:
@@ -187,7 +190,8 @@ class Store:
 
     def _saved_index(self) -> dict[str, Entry]:
         try:
-            rows = pq.read_table(self.folder / INDEX).to_pylist()
+            with open(self.folder / INDEX, "rb") as file:
+                rows = pq.read_table(file).to_pylist()
             return {row["id"]: Entry(**row) for row in rows}
         except (OSError, pa.ArrowException, TypeError, KeyError):  # none, or of another version
             return {}
@@ -226,13 +230,15 @@ def judged(episode: Episode, said: Mapping[str, Judgement]) -> Episode:
     return episode
 
 
-def _summary(file: Path, stat: os.stat_result) -> Entry:
-    parquet = pq.ParquetFile(file)
-    metadata = parquet.schema_arrow.metadata or {}
+def _summary(file: Path) -> Entry:
+    with open(file, "rb") as opened:
+        stat = os.fstat(opened.fileno())  # of what is read, whatever takes its place meanwhile
+        table = pq.read_table(opened, columns=["correction"])
+    metadata = table.schema.metadata or {}
     if b"recap.episode" not in metadata:
         raise ConversionError("not an episode file")
     about = json.loads(metadata[b"recap.episode"])
-    corrected = parquet.read(columns=["correction"])["correction"].to_numpy()
+    corrected = table["correction"].to_numpy()
     return Entry(
         id=file.name.removesuffix(SUFFIX),
         outcome=about["outcome"],

@@ -33,7 +33,7 @@ class Workers:
     def __init__(self, samples: Samples, count: int, prefetch: int):
         self._samples = samples
         self._count = count
-        slots = max(1, count * (prefetch + 1))
+        slots = count * max(1, prefetch) + 1 if count else 2  # one more: the batch given last
         self._slots = _slots(samples, samples.folder / "batches", slots, make=True)
         self._free = deque(range(slots))
         self._asked: deque[tuple[int, int, np.ndarray]] = deque()  # worker, slot, samples
@@ -52,7 +52,7 @@ class Workers:
 
     @property
     def ready_for_more(self) -> bool:
-        return bool(self._free) if self._count else not self._asked
+        return len(self._free) > (self._given < 0) if self._count else not self._asked
 
     def ask(self, chosen: np.ndarray) -> None:
         """Have a batch made of samples `chosen` (B,)."""
