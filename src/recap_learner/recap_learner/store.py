@@ -45,6 +45,7 @@ class Entry:
     outcome: str
     source: str
     task: str
+    rubric: str  # the task's, as JSON
     station: str
     checkpoint: str
     ticks: int
@@ -244,6 +245,7 @@ def _summary(file: Path) -> Entry:
         outcome=about["outcome"],
         source=about["source"],
         task=about["task"]["name"],
+        rubric=json.dumps(about["task"].get("rubric", {})),
         station=about["station"]["name"],
         checkpoint=about["checkpoint"],
         ticks=len(corrected),

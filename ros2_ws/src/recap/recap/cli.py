@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
+from recap.label_verb import label_app
+from recap.output import Json
+from recap.output import tell as _tell
 from recap_policy.chunks import EXECUTE_STEPS
 
 app = typer.Typer(
@@ -31,8 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(label_app, name="label")
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable last line on standard output.")]
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
 
@@ -237,31 +240,6 @@ def convert(
     raise typer.Exit(1 if problems else 0)
 
 
-@app.command()
-def label(
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
-    outcome: Annotated[str, typer.Option(help="How the attempts ended: success, failure or discarded.")],
-    reason: Annotated[str, typer.Option(help="Why, for a person to read.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Say how recorded attempts ended, in their bags' metadata; what was recorded stays as it is.
-
-    For a wrong outcome, and for bags without one, such as those of a recorder that was killed.
-
-    Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
-    """
-    from recap.bringup import UsageError
-    from recap_learner.episodes import OUTCOMES, find_bags
-    from recap_station.bags import amend_metadata
-
-    if outcome not in OUTCOMES:
-        raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
-    found = find_bags(bags)
-    for bag in found:
-        amend_metadata(bag, {"recap.outcome": outcome, "recap.reason": reason or outcome})
-    _tell({"bags": [str(bag) for bag in found], "outcome": outcome}, as_json)
-
-
 @app.command(name="eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
@@ -338,18 +316,6 @@ def _launch(arguments: list[str], lock: int) -> int:
     if interrupted:
         child.send_signal(signal.SIGINT)
     return child.wait()
-
-
-def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
-    """The result of a verb: one JSON line, or a few readable ones."""
-    if as_json:
-        print(json.dumps({"ok": ok, **result}))
-        return
-    for name, value in result.items():
-        if isinstance(value, list):
-            print(f"{name}: {len(value)}")
-        elif value is not None:
-            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
