@@ -240,6 +240,28 @@ def convert(
     raise typer.Exit(1 if problems else 0)
 
 
+@app.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of episodes.")],
+    html: Annotated[Path | None, typer.Option(help="The page; else inspection.html in the store.")] = None,
+    fail_on: Annotated[
+        str, typer.Option(metavar="KIND[,KIND]", help="Exit with 1 if one of these is found; or: any.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong with recorded episodes: as text, and as a page with plots.
+
+    Kinds: unlabelled, gap, rate, stall, frozen, black, jump, limit, skew, duplicate, unreadable.
+
+    Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
+    """
+    from recap import store_verbs
+
+    with _bar("Episodes", as_json) as report:
+        code = store_verbs.inspect(store, html or store / "inspection.html", fail_on, as_json, report)
+    raise typer.Exit(code)
+
+
 @app.command(name="eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],

@@ -36,8 +36,8 @@ label_app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Say how attempts went, and see what was said: outcome, quality, stages, the moment of failure.
 
-    What is said of a store's episodes is added to `judgements.jsonl` in it, with who and when; the newest word
-    counts, `undo` takes it back, and nothing is ever taken out. Training reads it. Every command takes --json.
+    What is said of a store is added to `judgements.jsonl` in it, with who and when; the newest word
+    counts, `undo` takes it back, nothing is ever taken out, and training reads it. All take --json.
 
     Examples: `./recap label episodes` lists the episodes;
     `./recap label set episodes 20260101T120000_0001 failure --reason "peg dropped"`;
