@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -18,11 +16,13 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
+from recap.exchange_verbs import export_app, import_app
 from recap.label_verb import label_app
 from recap.output import Json
+from recap.output import bar as _bar
+from recap.output import console as _console
 from recap.output import tell as _tell
 from recap_policy.chunks import EXECUTE_STEPS
 
@@ -35,6 +35,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(label_app, name="label")
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
@@ -43,32 +45,6 @@ Station = Annotated[str, typer.Option(help="Robot cell: a name in config/station
 def _root() -> Path:
     """The checkout: where runs/ and bags/ are and tests/ live."""
     return Path(os.environ.get("RECAP_ROOT") or Path(__file__).resolve().parents[4])
-
-
-def _console(as_json: bool) -> Console:
-    """With --json, standard output is kept for the one line."""
-    return Console(stderr=as_json)
-
-
-@contextmanager
-def _bar(title: str, as_json: bool) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar, driven by report(fraction, note); off a terminal it is shown once something is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
-    note = TextColumn("{task.fields[note]}")
-    bar = Progress(*columns, TimeElapsedColumn(), note, console=_console(as_json))
-    task = bar.add_task(title, total=1.0, note="")
-
-    def report(fraction: float, text: str) -> None:
-        bar.start()
-        bar.update(task, completed=fraction, note=text)
-
-    if bar.console.is_terminal:
-        bar.start()
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 @app.command()

@@ -39,6 +39,32 @@ def inspect(store: Path, html: Path, fail_on: str, as_json: bool, progress: Repo
     return 1 if failed else 0
 
 
+def export_lerobot(store: Path, out: Path, tag: str, codec: str, progress: Report) -> dict[str, Any]:
+    from recap_learner.lerobot_export import export_lerobot as export
+    from recap_learner.store import Store
+
+    count = export(Store(store), out, tag, codec, progress)
+    return {"dataset": str(out), "exported": count}
+
+
+def export_rerun(store: Path, out: Path, tag: str, episodes: list[str], progress: Report) -> dict[str, Any]:
+    from recap_learner.rerun_export import export_rerun as export
+    from recap_learner.store import Store
+
+    files = export(Store(store), out, tag, episodes, progress)
+    return {"recordings": [str(file) for file in files]}
+
+
+def import_lerobot(folder: Path, store: Path, station: str, task: str, progress: Report) -> dict[str, Any]:
+    from recap_learner.lerobot_import import import_lerobot as load
+    from recap_learner.store import Store
+    from recap_station.contract import load_station, load_task
+
+    cell = load_station(station) if station else None
+    names = load(folder, Store(store), cell, load_task(task) if task else None, progress)
+    return {"store": str(store), "episodes": names}
+
+
 def _print(summary: dict[str, Any]) -> None:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
