@@ -4,6 +4,8 @@ Needs requirements-exchange.txt; without it only the errors are tested.
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,8 +153,13 @@ def test_a_rerun_recording_holds_every_image_and_joint(store, tmp_path):
     [file] = export_rerun(store, tmp_path / "out", episodes=["attempt1"])
     content = file.read_bytes()
     assert file.name == "attempt1.rrd" and content[:3] == b"RRF"
-    reader = [*TICKS_OF(file)]
-    assert reader
+    said = subprocess.run(
+        [sys.executable, "-m", "rerun_cli", "rrd", "print", str(file)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    for entity in ("/camera/base_camera", "/labels/advantage", "/policy_command", "/correction", "/stage"):
+        assert entity in said.stdout
 
 
 def test_without_pyav_it_says_how_to_install_it(store, tmp_path, monkeypatch):
@@ -177,3 +184,16 @@ def test_an_export_overwrites_nothing(store, tmp_path):
     (tmp_path / "dataset" / "mine").write_text("")
     with pytest.raises(FileExistsError, match="not empty"):
         export_lerobot(store, tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_an_episode_is_found_within_a_video_of_several(tmp_path, codec):
+    pytest.importorskip("av")
+    writer = video.VideoWriter(tmp_path / "all.mp4", 30, (64, 64), codec)
+    for shade in range(0, 200, 4):
+        writer.write(np.full((64, 64, 3), shade, np.uint8))
+    writer.close()
+    frames = [f.mean() for f in video.read_frames(tmp_path / "all.mp4", 30, 17 / 30, 12)]
+    np.testing.assert_allclose(frames, np.arange(17, 29) * 4, atol=2.5)
+    with pytest.raises(ExchangeError, match="10 frames from 1.33"):
+        list(video.read_frames(tmp_path / "all.mp4", 30, 40 / 30, 12))

@@ -46,3 +46,12 @@ def test_inspect_writes_a_page_and_says_what_it_found(store: Store, tmp_path: Pa
 def test_an_unknown_kind_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="'blck'"):
         CliRunner().invoke(app, ["inspect", str(store.folder), "--fail-on", "blck"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "words", [["inspect"], ["export"], ["import"], ["export", "lerobot"], ["export", "rerun"], ["import", "lerobot"]]
+)
+def test_help_has_an_example_and_json(words: list[str]) -> None:
+    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert f"./recap {' '.join(words)}" in done.output and "--json" in done.output
