@@ -195,5 +195,5 @@ def test_an_episode_is_found_within_a_video_of_several(tmp_path, codec):
     writer.close()
     frames = [f.mean() for f in video.read_frames(tmp_path / "all.mp4", 30, 17 / 30, 12)]
     np.testing.assert_allclose(frames, np.arange(17, 29) * 4, atol=2.5)
-    with pytest.raises(ExchangeError, match="10 frames from 1.33"):
+    with pytest.raises(ExchangeError, match=r"10 frames from 1\.33"):
         list(video.read_frames(tmp_path / "all.mp4", 30, 40 / 30, 12))
