@@ -46,7 +46,7 @@ def tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
         print(json.dumps({"ok": ok, **result}))
         return
     for name, value in result.items():
-        if isinstance(value, list):
+        if isinstance(value, (list, dict)):
             print(f"{name}: {len(value)}")
         elif value is not None:
             print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
