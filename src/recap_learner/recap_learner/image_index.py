@@ -172,10 +172,10 @@ def _jpeg_in(data: mmap.mmap, start: int, end: int) -> tuple[int, int, int] | No
         (size,) = struct.unpack_from("<I", data, at)
         at += 4 + size
         at += (body - at) % 4
-        if at + 4 > end:
+        if at + 8 > end:
             return None
     (length,) = struct.unpack_from("<I", data, at)
-    if at + 4 + length > end:
+    if at + 4 + length > end or data[at + 4 : at + 6] not in (b"\xff\xd8", b"\x89P"):
         return None
     return seconds * 1_000_000_000 + nanoseconds, at + 4, length
 
