@@ -5,6 +5,7 @@ import pytest
 
 from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, save_labels
 from recap_learner.returns import Normalizer
+from recap_learner.store import Store
 
 NORM = Normalizer(max_steps=400)
 
@@ -56,6 +57,16 @@ def test_no_frame_to_set_the_threshold_is_an_error():
     data = [EpisodeValues("e", np.zeros(9), True, np.zeros(9, bool), False)]
     with pytest.raises(ValueError, match="no autonomous frame"):
         label(data, NORM, LabelRule())
+
+
+def test_labels_stand_beside_each_episode_of_a_store_too(tmp_path):
+    labels, store = label(episodes(), NORM, LabelRule()), Store(tmp_path)
+    for name, columns in labels.by_episode().items():
+        store.save_labels("iteration_01", name, columns, {})
+    assert store.tags() == ["iteration_01"]
+    found = store.load_labels("iteration_01", "e3")
+    np.testing.assert_array_equal(found["indicator"], labels.indicator["e3"])
+    np.testing.assert_array_equal(found["advantage"], labels.advantage["e3"])
 
 
 def test_labels_come_back_from_disk(tmp_path):

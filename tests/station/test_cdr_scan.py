@@ -70,7 +70,8 @@ def test_images_and_events() -> None:
     raw = cdr_scan.raw_image(cdr)
     assert (raw.height, raw.width, raw.step, raw.encoding) == (2, 3, 4, "mono8")
     assert bytes(cdr[raw.offset : raw.offset + raw.size]) == bytes(range(8))
-    said = {"id": "7", "state": 2, "outcome": 1, "task": "t", "prompt": "p", "seed": -1, "reason": "r", "stage": "lift"}
+    said = {"id": "7", "state": 2, "outcome": 1, "task": "t", "prompt": "p", "seed": -1, "reason": "r"}
+    said["stage"] = "lift"
     event = cdr_scan.episode_event(memoryview(serialize(topics.EPISODE_TYPE, stamp_ns=STAMP, **said)))
     assert event._asdict() == {**said, "stamp_ns": STAMP, "checkpoint": ""}
     mode = serialize(topics.MODE_TYPE, stamp_ns=STAMP, mode=3, source="hold")

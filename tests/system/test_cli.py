@@ -61,6 +61,8 @@ def test_misspelt_verb_suggests_the_nearest() -> None:
         (["convert"], 2, "recap convert --help"),
         (["label", "no/such/bag", "--outcome", "success"], 1, "no/such/bag"),
         (["label", "no/such/bag", "--outcome", "succes"], 2, "discarded"),
+        (["label", "no/such/store"], 1, "no/such/store"),
+        (["label", "set", "no/such/store", "one", "success"], 1, "no/such/store"),
     ],
 )
 def test_wrong_input_is_one_readable_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:

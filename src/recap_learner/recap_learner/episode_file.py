@@ -120,7 +120,8 @@ def read_info(path: Path) -> EpisodeInfo:
 
 def load_episode(path: Path) -> Episode:
     """Read an episode back. Raises ConversionError if the file is not one."""
-    table = pq.read_table(path)
+    with open(path, "rb") as file:  # by name it is opened twice, and may be another the second time
+        table = pq.read_table(file)
     info = _info(path, table.schema.metadata or {})
 
     def rows(name: str) -> np.ndarray:

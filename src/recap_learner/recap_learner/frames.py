@@ -1,8 +1,8 @@
 """Training frames: the moments of episodes that models are trained and evaluated on.
 
-A frame is a tick at which a new image of the first camera had just come, at most FRAME_HZ times a
-second. The frozen vision tower is run once over each frame and its tokens are cached beside the store,
-so that value functions, policies and seeds after that cost no image decoding.
+A frame is a tick at which a new image of the first camera had just come, at most `samples.FRAME_HZ`
+times a second. The frozen vision tower is run once over each frame and its tokens are cached beside
+the store, so that value functions, policies and seeds after that cost no image decoding.
 """
 
 from __future__ import annotations
@@ -20,26 +20,11 @@ import numpy as np
 import torch
 
 from recap_learner.episodes import Episode, load_episode, read_images
+from recap_learner.samples import HORIZON, frame_ticks
+from recap_learner.store import load_judged
 from recap_policy.checkpoint import load_vision, vision_identity
 from recap_policy.vision import VisionTower
 from recap_station.files import replace_file
-
-FRAME_HZ = 10.0
-HORIZON = 50  # ticks of a chunk
-
-
-def frame_ticks(episode: Episode) -> np.ndarray:
-    """Ticks of the frames of an episode → (F,) int64."""
-    station = episode.info.station
-    first = episode.image[station.camera_names[0]]
-    everywhere = np.all([index >= 0 for index in episode.image.values()], axis=0)
-    fresh = np.flatnonzero(everywhere & (np.diff(first, prepend=-1) > 0))
-    spacing = station.control_rate_hz / FRAME_HZ
-    chosen: list[int] = []
-    for tick in fresh:
-        if not chosen or tick - chosen[-1] >= spacing - 1e-6:
-            chosen.append(int(tick))
-    return np.array(chosen, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -127,7 +112,7 @@ def load_frames(
                 done += count
                 if progress:
                     progress(done / len(missing), f"{done}/{len(missing)} episodes seen")
-    episodes = [load_episode(file) for file in files]
+    episodes = load_judged(files)
     ticks = [frame_ticks(episode) for episode in episodes]
     return Frames(
         episodes=episodes,
@@ -169,7 +154,7 @@ def _encode_shard(files: list[str]) -> int:
         for camera in episode.info.station.camera_names:
             wanted = episode.image[camera][ticks]
             unique, back = np.unique(wanted, return_inverse=True)
-            images = np.stack(list(read_images(bag, camera, unique)))
+            images = np.stack(list(read_images(bag, camera, unique, episode.info.streams)))
             tokens = [_tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
             by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
         stacked = np.stack(by_camera, axis=1)

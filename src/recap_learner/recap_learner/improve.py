@@ -50,7 +50,9 @@ def improve(
     value = fit_value(
         frames, folder, pretrain / "value", how.value, how.seed, _part(progress, 0.2, 0.45, "value")
     )
-    labels = make_labels(frames, folder, how.rule, judged_by=lambda info: info.source == "rollout")
+    labels = make_labels(
+        frames, folder, how.rule, judged_by=lambda info: info.source == "rollout", store=run / "episodes"
+    )
     policy = fit_policy(
         frames,
         folder,

@@ -20,6 +20,7 @@ from recap_learner.episodes import EpisodeInfo, convert_bags
 from recap_learner.frames import Frames, load_frames
 from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, save_labels
 from recap_learner.policy_training import PolicyTraining, train_policy
+from recap_learner.store import Store
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining, normalizer, train_value
 from recap_station.files import replace_file
@@ -66,11 +67,16 @@ def fit_value(
 
 
 def make_labels(
-    frames: Frames, folder: Path, rule: LabelRule, judged_by: Callable[[EpisodeInfo], bool]
+    frames: Frames,
+    folder: Path,
+    rule: LabelRule,
+    judged_by: Callable[[EpisodeInfo], bool],
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
-    judged_by: the episodes whose autonomous frames the threshold is a quantile of.
+    judged_by: the episodes whose autonomous frames the threshold is a quantile of. store: where
+    each episode gets its labels under the tag `folder.name` too, for the loader, exports and whoever looks.
     """
     values = np.load(folder / "values.npz")
     episodes = [
@@ -79,6 +85,10 @@ def make_labels(
     ]
     labels = label(episodes, normalizer(frames), rule)
     save_labels(labels, folder / "labels.parquet", _data(frames))
+    if store is not None:
+        about = {"rule": asdict(rule), "threshold": labels.threshold, "run": str(folder)}
+        for name, columns in labels.by_episode().items():
+            Store(store).save_labels(folder.name, name, columns, about)
     by_source: dict[str, list[np.ndarray]] = {}
     for e in frames.episodes:
         by_source.setdefault(e.info.source, []).append(labels.indicator[e.info.id])

@@ -59,6 +59,11 @@ class Labels:
     value: dict[str, np.ndarray]
     forced: dict[str, np.ndarray]
 
+    def by_episode(self) -> dict[str, dict[str, np.ndarray]]:
+        """Episode → column → (T,), as `Store.save_labels` takes them."""
+        names = ("value", "advantage", "indicator", "forced")
+        return {e: {name: getattr(self, name)[e] for name in names} for e in self.indicator}
+
     @property
     def positive_fraction(self) -> float:
         return float(np.mean(np.concatenate(list(self.indicator.values()))))

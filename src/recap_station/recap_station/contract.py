@@ -165,6 +165,7 @@ class Task:
     stages: tuple[str, ...]
     judge: str = "simulator"
     sim: dict[str, Any] = field(default_factory=dict)  # start ranges and dials of the simulated task
+    rubric: dict[str, Any] = field(default_factory=dict)  # what a person is asked of an attempt
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

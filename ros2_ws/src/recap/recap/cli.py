@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
+from recap.exchange_verbs import export_app, import_app
+from recap.label_verb import label_app
+from recap.output import Json
+from recap.output import bar as _bar
+from recap.output import console as _console
+from recap.output import tell as _tell
 from recap_policy.chunks import EXECUTE_STEPS
 
 app = typer.Typer(
@@ -31,8 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(label_app, name="label")
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable last line on standard output.")]
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
 
@@ -40,32 +45,6 @@ Station = Annotated[str, typer.Option(help="Robot cell: a name in config/station
 def _root() -> Path:
     """The checkout: where runs/ and bags/ are and tests/ live."""
     return Path(os.environ.get("RECAP_ROOT") or Path(__file__).resolve().parents[4])
-
-
-def _console(as_json: bool) -> Console:
-    """With --json, standard output is kept for the one line."""
-    return Console(stderr=as_json)
-
-
-@contextmanager
-def _bar(title: str, as_json: bool) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar, driven by report(fraction, note); off a terminal it is shown once something is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
-    note = TextColumn("{task.fields[note]}")
-    bar = Progress(*columns, TimeElapsedColumn(), note, console=_console(as_json))
-    task = bar.add_task(title, total=1.0, note="")
-
-    def report(fraction: float, text: str) -> None:
-        bar.start()
-        bar.update(task, completed=fraction, note=text)
-
-    if bar.console.is_terminal:
-        bar.start()
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 @app.command()
@@ -281,28 +260,25 @@ def convert(
 
 
 @app.command()
-def label(
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
-    outcome: Annotated[str, typer.Option(help="How the attempts ended: success, failure or discarded.")],
-    reason: Annotated[str, typer.Option(help="Why, for a person to read.")] = "",
+def inspect(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of episodes.")],
+    html: Annotated[Path | None, typer.Option(help="The page; else inspection.html in the store.")] = None,
+    fail_on: Annotated[
+        str, typer.Option(metavar="KIND[,KIND]", help="Exit with 1 if one of these is found; or: any.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Say how recorded attempts ended, in their bags' metadata; what was recorded stays as it is.
+    """Look for what is wrong with recorded episodes: as text, and as a page with plots.
 
-    For a wrong outcome, and for bags without one, such as those of a recorder that was killed.
+    Kinds: unlabelled, gap, rate, stall, frozen, black, jump, limit, skew, duplicate, unreadable.
 
-    Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
+    Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
     """
-    from recap.bringup import UsageError
-    from recap_learner.episodes import OUTCOMES, find_bags
-    from recap_station.bags import amend_metadata
+    from recap import store_verbs
 
-    if outcome not in OUTCOMES:
-        raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
-    found = find_bags(bags)
-    for bag in found:
-        amend_metadata(bag, {"recap.outcome": outcome, "recap.reason": reason or outcome})
-    _tell({"bags": [str(bag) for bag in found], "outcome": outcome}, as_json)
+    with _bar("Episodes", as_json) as report:
+        code = store_verbs.inspect(store, html or store / "inspection.html", fail_on, as_json, report)
+    raise typer.Exit(code)
 
 
 @app.command(name="eval")
@@ -405,18 +381,6 @@ def _launch(arguments: list[str], lock: int) -> int:
     if interrupted:
         child.send_signal(signal.SIGINT)
     return child.wait()
-
-
-def _tell(result: dict[str, Any], as_json: bool, ok: bool = True) -> None:
-    """The result of a verb: one JSON line, or a few readable ones."""
-    if as_json:
-        print(json.dumps({"ok": ok, **result}))
-        return
-    for name, value in result.items():
-        if isinstance(value, (list, dict)):
-            print(f"{name}: {len(value)}")
-        elif value is not None:
-            print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

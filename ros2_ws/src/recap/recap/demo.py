@@ -167,7 +167,8 @@ class _Demo:
     def pretrain_policy(self, report: Report) -> dict[str, Any]:
         c = self.config
         frames = self._frames([self.run / "demonstrations"])
-        labels = make_labels(frames, self.pretrain, c.rule, judged_by=lambda info: True)
+        store = self.run / "episodes"
+        labels = make_labels(frames, self.pretrain, c.rule, judged_by=lambda info: True, store=store)
         losses = fit_policy(frames, self.pretrain, None, self.vision, c.policy, c.seed, report)
         return {"labels": labels, **losses}
 
@@ -216,7 +217,13 @@ class _Demo:
     def improve(self, report: Report) -> dict[str, Any]:
         how, start = self.config.improvement, self.pretrain / "policy"
         frames = self._frames(self._all_bags())
-        labels = make_labels(frames, self.first, how.rule, judged_by=lambda info: info.source == "rollout")
+        labels = make_labels(
+            frames,
+            self.first,
+            how.rule,
+            judged_by=lambda info: info.source == "rollout",
+            store=self.run / "episodes",
+        )
         losses = fit_policy(frames, self.first, start, self.vision, how.policy, how.seed, report)
         return {"labels": labels, **losses}
 

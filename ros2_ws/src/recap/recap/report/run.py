@@ -136,7 +136,8 @@ class Run:
         """Images of the first camera at the given ticks → (H, W, 3) uint8 each."""
         index = episode.image[episode.info.station.camera_names[0]][ticks].clip(min=0)
         unique, back = np.unique(index, return_inverse=True)
-        images = list(read_images(self.bag(episode), episode.info.station.camera_names[0], unique))
+        camera = episode.info.station.camera_names[0]
+        images = list(read_images(self.bag(episode), camera, unique, episode.info.streams))
         return [images[i] for i in back]
 
     def live_value(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,81 @@
+"""Bodies of the verbs that look at a store or exchange it: inspect, export, import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+Report = Callable[[float, str], None]
+
+
+def inspect(store: Path, html: Path, fail_on: str, as_json: bool, progress: Report) -> int:
+    """Look at a store, write the page, print what was found → the exit code."""
+    from recap.bringup import UsageError
+    from recap.report.inspection import write_page
+    from recap_learner.inspection import KINDS, inspect_store
+    from recap_learner.store import Store
+
+    fatal = [kind for kind in fail_on.replace(",", " ").split() if kind]
+    unknown = [kind for kind in fatal if kind not in (*KINDS, "any")]
+    if unknown:
+        raise UsageError(f"--fail-on: wanted any or some of {', '.join(KINDS)}, found {unknown[0]!r}")
+    report = inspect_store(Store(store), progress=progress)
+    write_page(report, store, html)
+    failed = sorted({f.kind for f in report.findings if f.kind in fatal or "any" in fatal})
+    summary = report.summary()
+    if as_json:
+        found = [asdict(finding) for finding in report.findings]
+        print(json.dumps({"ok": not failed, **summary, "found": found, "failed": failed, "page": str(html)}))
+    else:
+        _print(summary)
+        for finding in report.findings:
+            print(f"{finding.kind:10}  {finding.episode}  {finding.text}")
+        print(f"page: {html}")
+        if failed:
+            print(f"failed on: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def export_lerobot(store: Path, out: Path, tag: str, codec: str, progress: Report) -> dict[str, Any]:
+    from recap_learner.lerobot_export import export_lerobot as export
+    from recap_learner.store import Store
+
+    count = export(Store(store), out, tag, codec, progress)
+    return {"dataset": str(out), "exported": count}
+
+
+def export_rerun(store: Path, out: Path, tag: str, episodes: list[str], progress: Report) -> dict[str, Any]:
+    from recap_learner.rerun_export import export_rerun as export
+    from recap_learner.store import Store
+
+    files = export(Store(store), out, tag, episodes, progress)
+    return {"recordings": [str(file) for file in files]}
+
+
+def import_lerobot(folder: Path, store: Path, station: str, task: str, progress: Report) -> dict[str, Any]:
+    from recap_learner.lerobot_import import import_lerobot as load
+    from recap_learner.store import Store
+    from recap_station.contract import load_station, load_task
+
+    cell = load_station(station) if station else None
+    names = load(folder, Store(store), cell, load_task(task) if task else None, progress)
+    return {"store": str(store), "episodes": names}
+
+
+def _print(summary: dict[str, Any]) -> None:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
+
+    length, cut = summary["duration_s"], summary["correction_s"]
+    print(f"episodes: {summary['episodes']} ({summary['hours']:.2f} h): {listed(summary['outcomes'])}")
+    print(f"sources: {listed(summary['sources'])}")
+    print(f"durations: {length['shortest']} .. {length['longest']} s, median {length['median']} s")
+    lengths = f", {cut['shortest']} .. {cut['longest']} s, median {cut['median']} s" if cut["median"] else ""
+    print(
+        f"corrections: {summary['corrections']} in {summary['corrected_episodes']} episodes, "
+        f"{100 * summary['corrected_share']:.1f} % of the ticks{lengths}"
+    )
+    print(f"findings: {listed(summary['findings'])}")

@@ -1,0 +1,201 @@
+"""store → LeRobot → store keeps every number; a data set of others becomes demonstrations.
+
+Needs requirements-exchange.txt; without it only the errors are tested.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recap_learner import video
+from recap_learner.episodes import convert_bags, read_images
+from recap_learner.lerobot_export import RECAP, export_lerobot
+from recap_learner.lerobot_import import import_lerobot
+from recap_learner.store import Store
+from recap_learner.video import ExchangeError
+from recap_station import topics
+from recap_station.bags import BagWriter
+from recap_station.cdr import compressed_image, joint_state, serialize
+from recap_station.contract import load_station, load_task
+
+STATION, TASK = load_station("aloha"), load_task("handover_insert")
+START, STEP, TICKS = 1_700_000_000_000_000_000, 20_000_000, 60
+COLUMNS = (
+    "time_ns", "state", "command", "policy_command", "teleop_command", "source", "correction", "stage", "gap"
+)  # fmt: skip
+
+
+def make_bag(folder: Path, number: int) -> Path:
+    """A person commands from tick 20 to 40; images come late and, of the last camera, only from tick 7 on."""
+    bag, rng = folder / f"attempt{number}", np.random.default_rng(number)
+    with BagWriter(bag, topics.recorded_topics(STATION), topics.LATCHED) as writer:
+        for tick in range(TICKS):
+            now = START + tick * STEP + number
+            names, values = STATION.joint_names, rng.normal(size=STATION.dof)
+            who = "teleop" if 20 <= tick < 40 else "policy"
+            writer.write(topics.JOINT_STATES, now, joint_state(now, names, values))
+            writer.write(topics.JOINT_COMMAND, now, joint_state(now, names, values + 1, who))
+            writer.write(topics.POLICY_COMMAND, now, joint_state(now, names, values + 2))
+            if who == "teleop":
+                writer.write(topics.TELEOP_COMMAND, now, joint_state(now, names, values + 1))
+            if tick % 3 == 0:
+                stage = "reach" if tick < 30 else "lift"
+                writer.write(topics.SIM_TRUTH, now, serialize(topics.TRUTH_TYPE, stamp_ns=now, stage=stage))
+                for camera in STATION.camera_names:
+                    if camera == STATION.camera_names[-1] and tick < 7:
+                        continue
+                    picture = np.full((64, 96, 3), 2 * tick + 40, np.uint8)
+                    cv2.circle(picture, (30 + tick, 32), 12, (200, 80, 40), -1)
+                    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+                    stamp = now - 7_000_000 if tick else now
+                    writer.write(topics.image_topic(camera), now, compressed_image(stamp, jpeg, camera))
+        contract = {"recap.station": json.dumps(STATION.to_dict()), "recap.task": json.dumps(TASK.to_dict())}
+        outcome = ("success", "failure")[number % 2]
+        writer.set_metadata({**contract, "recap.outcome": outcome, "recap.checkpoint": "policy 7"})
+    return bag
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    bags = [make_bag(tmp_path / "bags", number) for number in range(2)]
+    _, problems = convert_bags(bags, tmp_path / "store")
+    assert not problems
+    made, rng = Store(tmp_path / "store"), np.random.default_rng(0)
+    for number in range(2):
+        columns = {"value": rng.normal(size=TICKS), "advantage": rng.normal(size=TICKS)}
+        flags = {"indicator": rng.random(TICKS) > 0.5, "forced": rng.random(TICKS) > 0.5}
+        made.save_labels("run1", f"attempt{number}", {**columns, **flags}, {})
+    return made
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_a_round_trip_keeps_states_commands_masks_and_labels(store, tmp_path, codec):
+    pytest.importorskip("av")
+    assert export_lerobot(store, tmp_path / "dataset", codec=codec) == 2
+    back = Store(tmp_path / "back")
+    assert import_lerobot(tmp_path / "dataset", back) == ["attempt0", "attempt1"]
+    for name in ("attempt0", "attempt1"):
+        before, after = store.load(name), back.load(name)
+        for column in COLUMNS:
+            was, now = getattr(before, column), getattr(after, column)
+            np.testing.assert_array_equal(now, was, err_msg=column)
+            assert now.dtype == was.dtype
+        for kept in ("id", "outcome", "reason", "source", "checkpoint", "seed", "task", "station"):
+            assert getattr(after.info, kept) == getattr(before.info, kept), kept
+        assert after.info.bag == f"imported/{name}"
+        labels = back.load_labels("run1", name)
+        for column, values in store.load_labels("run1", name).items():
+            np.testing.assert_array_equal(labels[column], values, err_msg=column)
+        for camera in STATION.camera_names:
+            np.testing.assert_array_equal(after.image_age[camera], before.image_age[camera])
+            np.testing.assert_array_equal(after.image[camera] < 0, before.image[camera] < 0)
+            of = [i[i >= 0] for i in (before.image[camera], after.image[camera])]
+            was = list(read_images(store.folder / before.info.bag, camera, of[0]))
+            now = list(read_images(back.folder / after.info.bag, camera, of[1]))
+            assert len(was) == len(now) >= 15
+            off = np.abs(np.array(was).astype(float) - np.array(now))
+            assert off.mean() < 4.0  # the codec's loss, of video and JPEG; the next image is 6 off
+
+
+def test_the_data_set_has_what_the_format_wants(store, tmp_path):
+    pytest.importorskip("av")
+    export_lerobot(store, tmp_path / "dataset")
+    info = json.loads((tmp_path / "dataset/meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_frames"]) == ("v3.0", 50, 2 * TICKS)
+    table = pq.read_table(tmp_path / "dataset/data")
+    assert set(table.column_names) - {"chunk", "file"} == {
+        name for name, feature in info["features"].items() if feature["dtype"] != "video"
+    }
+    np.testing.assert_array_equal(np.sort(table["index"].to_numpy()), np.arange(2 * TICKS))
+    stats = json.loads((tmp_path / "dataset/meta/stats.json").read_text())
+    states = np.concatenate([store.load(f"attempt{n}").state for n in range(2)])
+    np.testing.assert_allclose(stats["observation.state"]["mean"], states.mean(0), atol=1e-6)
+    np.testing.assert_allclose(stats["observation.state"]["std"], states.std(0), rtol=1e-5)
+    assert np.array(stats["observation.images.base_camera"]["mean"]).shape == (3, 1, 1)
+
+
+def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):
+    pytest.importorskip("av")
+    export_lerobot(store, tmp_path / "dataset")
+    (tmp_path / "dataset" / RECAP).unlink()  # now it is anybody's
+    with pytest.raises(ExchangeError, match="--station and --task"):
+        import_lerobot(tmp_path / "dataset", Store(tmp_path / "back"))
+    back = Store(tmp_path / "back")
+    names = import_lerobot(tmp_path / "dataset", back, STATION, TASK)
+    assert names == ["dataset_000000", "dataset_000001"]
+    before, after = store.load("attempt0"), back.load(names[0])
+    np.testing.assert_array_equal(after.state, before.state)
+    np.testing.assert_array_equal(after.command, before.command)
+    assert after.info.source == "demonstration" and after.info.success and not after.correction.any()
+    assert np.isnan(after.policy_command).all()
+    camera = STATION.camera_names[0]
+    shown = list(read_images(back.folder / after.info.bag, camera, after.image[camera]))
+    was = dict(
+        zip(
+            np.unique(before.image[camera]),
+            read_images(store.folder / before.info.bag, camera, before.image[camera]),
+            strict=True,
+        )
+    )
+    off = [np.abs(a.astype(float) - was[i]).mean() for a, i in zip(shown, before.image[camera], strict=True)]
+    assert max(off) < 4.0
+
+
+def test_a_rerun_recording_holds_every_image_and_joint(store, tmp_path):
+    pytest.importorskip("rerun")
+    from recap_learner.rerun_export import export_rerun
+
+    [file] = export_rerun(store, tmp_path / "out", episodes=["attempt1"])
+    content = file.read_bytes()
+    assert file.name == "attempt1.rrd" and content[:3] == b"RRF"
+    said = subprocess.run(
+        [sys.executable, "-m", "rerun_cli", "rrd", "print", str(file)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    for entity in ("/camera/base_camera", "/labels/advantage", "/policy_command", "/correction", "/stage"):
+        assert entity in said.stdout
+
+
+def test_without_pyav_it_says_how_to_install_it(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ExchangeError, match=r"requirements-exchange\.txt"):
+        video.pyav()
+    with pytest.raises(ExchangeError, match=r"requirements-exchange\.txt"):
+        export_lerobot(store, tmp_path / "dataset")
+
+
+def test_what_is_no_data_set_is_refused(tmp_path):
+    (tmp_path / "meta").mkdir()
+    with pytest.raises(ExchangeError, match="no LeRobot data set"):
+        import_lerobot(tmp_path, Store(tmp_path / "store"))
+    (tmp_path / "meta" / "info.json").write_text('{"codebase_version": "v2.1"}')
+    with pytest.raises(ExchangeError, match=r"'v2\.1', wanted 'v3\.0'"):
+        import_lerobot(tmp_path, Store(tmp_path / "store"))
+
+
+def test_an_export_overwrites_nothing(store, tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine").write_text("")
+    with pytest.raises(FileExistsError, match="not empty"):
+        export_lerobot(store, tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_an_episode_is_found_within_a_video_of_several(tmp_path, codec):
+    pytest.importorskip("av")
+    writer = video.VideoWriter(tmp_path / "all.mp4", 30, (64, 64), codec)
+    for shade in range(0, 200, 4):
+        writer.write(np.full((64, 64, 3), shade, np.uint8))
+    writer.close()
+    frames = [f.mean() for f in video.read_frames(tmp_path / "all.mp4", 30, 17 / 30, 12)]
+    np.testing.assert_allclose(frames, np.arange(17, 29) * 4, atol=2.5)
+    with pytest.raises(ExchangeError, match=r"10 frames from 1\.33"):
+        list(video.read_frames(tmp_path / "all.mp4", 30, 40 / 30, 12))

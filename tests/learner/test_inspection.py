@@ -1,0 +1,133 @@
+"""Every kind of damage that the report knows is found where it is, and a clean episode has none."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from recap_learner.episodes import convert_bags
+from recap_learner.inspection import KINDS, Limits, inspect_store, stretches
+from recap_learner.store import Store
+from recap_station import topics
+from recap_station.bags import BagWriter
+from recap_station.cdr import compressed_image, joint_state
+from recap_station.contract import load_station, load_task
+
+STATION, TASK = load_station("aloha"), load_task("handover_insert")
+CAMERA = STATION.camera_names[1]
+START, STEP, TICKS = 10**18, 20_000_000, 150
+
+
+def attempt(
+    folder: Path,
+    name: str = "attempt",
+    shade: int = 120,
+    frozen: bool = False,
+    every: int = 1,
+    late_s: float = 0.0,
+    pause: range = range(0),
+) -> Path:
+    """A recording in which the waist swings; what is wrong with it concerns CAMERA or its states."""
+    rng = np.random.default_rng(len(name))
+    bag = folder / name
+    with BagWriter(bag, topics.recorded_topics(STATION)) as writer:
+        for tick in range(TICKS):
+            now = START + tick * STEP
+            position = STATION.home.copy()
+            position[0] += 0.2 * np.sin(tick / 30) + len(name) / 1000
+            for topic in (topics.JOINT_STATES, topics.JOINT_COMMAND):
+                if tick not in pause:
+                    writer.write(topic, now, joint_state(now, STATION.joint_names, position, "policy"))
+            for camera in STATION.camera_names:
+                mine = camera == CAMERA
+                if mine and tick % every:
+                    continue
+                noise = rng.integers(0, 1 if mine and (frozen or not shade) else 20, (48, 48, 3))
+                picture = (noise + (shade if mine else 120)).astype(np.uint8)
+                data = compressed_image(now, cv2.imencode(".jpg", picture)[1].tobytes(), camera)
+                writer.write(topics.image_topic(camera), now + int((late_s if mine else 0.0) * 1e9), data)
+        contract = {"recap.station": json.dumps(STATION.to_dict()), "recap.task": json.dumps(TASK.to_dict())}
+        writer.set_metadata({**contract, "recap.outcome": "success"})
+    return bag
+
+
+def store_of(tmp_path: Path, **how) -> Store:
+    _, problems = convert_bags([attempt(tmp_path / "bags", **how)], tmp_path / "store")
+    assert not problems
+    return Store(tmp_path / "store")
+
+
+def found(store: Store) -> dict[str, str]:
+    return {finding.kind: finding.text for finding in inspect_store(store).findings}
+
+
+def test_a_clean_episode_has_no_finding(tmp_path):
+    report = inspect_store(store_of(tmp_path))
+    assert report.findings == ()
+    [episode] = report.episodes
+    assert episode.streams[topics.JOINT_STATES].rate_hz == pytest.approx(50.0)
+    assert report.summary()["outcomes"] == {"success": 1}
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "text"),
+    [
+        ({"shade": 0}, "black", CAMERA),
+        ({"frozen": True}, "frozen", f"{CAMERA}: 150 equal images in 2.98 s"),
+        ({"every": 5}, "rate", f"{CAMERA} 10.0 Hz, wanted 30 Hz"),
+        ({"late_s": 0.2}, "skew", "200 ms after its stamp"),
+        ({"pause": range(50, 90)}, "stall", "nothing for 0.82 s"),
+        ({"pause": range(50, 60)}, "gap", "3.3 % of the ticks"),
+    ],
+)
+def test_what_is_wrong_with_a_recording_is_found(tmp_path, how, kind, text):
+    seen = found(store_of(tmp_path, **how))
+    assert text in seen[kind]
+    assert set(seen) <= {kind, "gap", "frozen"}  # a black camera shows one picture; a pause is a gap
+
+
+def test_what_is_wrong_with_the_numbers_is_found(tmp_path):
+    store = store_of(tmp_path)
+    episode = store.load("attempt")
+    state, command = episode.state.copy(), episode.command.copy()
+    state[80:, 2] += 0.9
+    command[30, 4] = STATION.upper[4] + 0.1
+    info = replace(episode.info, outcome="unknown")
+    store.add(replace(episode, info=info, state=state, command=command))
+    seen = found(store)
+    assert set(seen) == {"jump", "limit", "unlabelled"}
+    assert f"{STATION.joint_names[2]} at 1.60 s" in seen["jump"]
+    assert f"{STATION.joint_names[4]} at 0.60 s" in seen["limit"]
+
+
+def test_duplicates_and_lost_bags_are_found(tmp_path):
+    store = store_of(tmp_path)
+    episode = store.load("attempt")
+    store.add(replace(episode, info=replace(episode.info, id="copy", bag="../bags/gone")))
+    (store.folder / "bad.episode.parquet").write_bytes(b"?")
+    report = inspect_store(store)
+    assert [(f.kind, f.episode) for f in report.findings] == [
+        ("duplicate", "copy"), ("unreadable", ""), ("unreadable", "copy")
+    ]  # fmt: skip
+    assert "gone" in report.findings[-1].text
+
+
+def test_corrections_are_counted_by_stretch(tmp_path):
+    store = store_of(tmp_path)
+    episode = store.load("attempt")
+    correction = np.zeros(TICKS, bool)
+    correction[:25] = correction[100:110] = True
+    store.add(replace(episode, correction=correction))
+    summary = inspect_store(store).summary()
+    assert (summary["corrections"], summary["corrected_episodes"]) == (2, 1)
+    assert summary["corrected_share"] == pytest.approx(35 / TICKS)
+    assert summary["correction_s"] == {"shortest": 0.2, "median": 0.35, "longest": 0.5}
+    assert stretches(np.array([], bool)) == [] and stretches(np.ones(3, bool)) == [3]
+
+
+def test_limits_are_settings(tmp_path):
+    report = inspect_store(store_of(tmp_path, every=5), Limits(slow=0.2))
+    assert report.findings == () and set(KINDS) >= {"rate"}
