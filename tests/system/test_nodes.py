@@ -133,6 +133,9 @@ def test_without_autostart_a_manager_brings_it_up(graph: Graph) -> None:
     del graph.processes["managed"]
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="these tests run under nohup, as nodes then do"
+)
 def test_a_closed_terminal_ends_a_node_as_a_ctrl_c_does(graph: Graph) -> None:
     process = graph.start("hung_up", code=FRAGILE)
     assert graph.world.create_client(Trigger, "fall").wait_for_service(60.0)

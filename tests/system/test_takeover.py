@@ -159,7 +159,7 @@ def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy:
     second = bags / "two" / "two_1.mcap"  # an attempt stays one bag
     policy.wait(second.is_file, 60.0, "the recorder goes on")
     wanted = {topics.CONTROL_MODE, topics.EPISODE, topics.JOINT_COMMAND, topics.JOINT_STATES}
-    policy.wait(lambda: {topic[1:] for topic, _, _ in Scan(second).messages(ALL)} >= wanted, 60.0)
+    policy.wait(lambda: {found.topic[1:] for found in Scan(second).scan(ALL)} >= wanted, 60.0)
     world.episode("two", Episode.ENDED, Episode.FAILURE)
     policy.wait(lambda: (bags / "two" / "metadata.yaml").is_file(), 30.0, "the bag is closed")
     bag = BagReader(bags / "two")

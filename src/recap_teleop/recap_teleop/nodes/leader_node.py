@@ -20,6 +20,7 @@ from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, 
 from recap_teleop.leader import Leader, Mirror, identity, load_rows
 
 FOLLOWER_S = 0.1  # a joint command older than this is not mirrored
+REFUSED_S = 3.0  # how long a refused message is a warning
 
 
 class LeaderNode(RecapNode):
@@ -40,7 +41,7 @@ class LeaderNode(RecapNode):
         self.leader = Leader(self.station, rows, self.param("timeout_s"), self.param("max_age_s"))
         self.mirror = Mirror(self.leader, self.param("drive_speed")) if self.param("drive") else None
         self._follower: np.ndarray | None = None
-        self._follower_s = -np.inf
+        self._follower_s = self._refused_s = -np.inf
         self._driving = False
         self._commands = self.create_publisher(JointState, topics.TELEOP_COMMAND, qos.COMMAND)
         self.create_subscription(JointState, topics.LEADER_STATES, self._on_leader, qos.COMMAND)
@@ -56,6 +57,7 @@ class LeaderNode(RecapNode):
         before = dict(self.leader.rejected)
         if not self.leader.hear(time.monotonic(), self.now_ns(), stamp_ns, message.name, message.position):
             reason = next(key for key, count in self.leader.rejected.items() if count != before.get(key, 0))
+            self._refused_s = time.monotonic()
             self.complain("leader refused", reason)
 
     def _on_command(self, message: JointState) -> None:
@@ -96,10 +98,12 @@ class LeaderNode(RecapNode):
         }
         if leader.ignored:
             values["not in the map"] = ", ".join(sorted(leader.ignored))
-        if silent := leader.silent(time.monotonic()):
+        now = time.monotonic()
+        if silent := leader.silent(now):
             yield Status("leader", ERROR, silent, values)
         else:
-            yield Status("leader", WARN if leader.rejected else OK, "is heard", values)
+            lately = now - self._refused_s < REFUSED_S
+            yield Status("leader", WARN if lately else OK, "is heard", values)
         if self.mirror is not None:
             listeners = self._drives.get_subscription_count()
             text = "drives the leader" if self._driving else "lets the leader go"
