@@ -220,7 +220,7 @@ def test_wrong_parameters_are_one_line_and_exit_code_1(graph: Graph, tmp_path: P
         assert last[-1].startswith(line), last
 
 
-@pytest.mark.parametrize("node", ["arbiter", "pedal", "recorder", "episode"])
+@pytest.mark.parametrize("node", ["arbiter", "pedal", "leader", "twist", "recorder", "episode"])
 def test_nodes_that_must_outlive_models_import_none(node: str) -> None:
     code = f"""
 import sys, recap_teleop.nodes.{node}_node
