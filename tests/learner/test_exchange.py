@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,9 @@ import pytest
 
 from recap_learner import video
 from recap_learner.episodes import convert_bags, read_images
-from recap_learner.lerobot_export import RECAP, export_lerobot
+from recap_learner.image_index import locate_images
+from recap_learner.inspection import inspect_store
+from recap_learner.lerobot_export import KEPT, RECAP, export_lerobot
 from recap_learner.lerobot_import import import_lerobot
 from recap_learner.store import Store
 from recap_learner.video import ExchangeError
@@ -24,16 +27,19 @@ from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
+from recap_station.streams import Stream
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 START, STEP, TICKS = 1_700_000_000_000_000_000, 20_000_000, 60
 COLUMNS = (
-    "time_ns", "state", "command", "policy_command", "teleop_command", "source", "correction", "stage", "gap"
+    "time_ns", "state", "command", "policy_command", "teleop_command", "source", "correction", "stage", "gap",
+    "mode",
 )  # fmt: skip
 
 
 def make_bag(folder: Path, number: int) -> Path:
-    """A person commands from tick 20 to 40; images come late and, of the last camera, only from tick 7 on."""
+    """A person commands from tick 20 to 40; images come late and, of the last camera, only from tick 7; one
+    message is damaged."""
     bag, rng = folder / f"attempt{number}", np.random.default_rng(number)
     with BagWriter(bag, topics.recorded_topics(STATION), topics.LATCHED) as writer:
         for tick in range(TICKS):
@@ -43,6 +49,11 @@ def make_bag(folder: Path, number: int) -> Path:
             writer.write(topics.JOINT_STATES, now, joint_state(now, names, values))
             writer.write(topics.JOINT_COMMAND, now, joint_state(now, names, values + 1, who))
             writer.write(topics.POLICY_COMMAND, now, joint_state(now, names, values + 2))
+            if tick in (0, 20, 40):
+                mode = serialize(topics.MODE_TYPE, stamp_ns=now, mode=2 if who == "teleop" else 1, source=who)
+                writer.write(topics.CONTROL_MODE, now, mode)
+            if tick == 30:
+                writer.write(topics.JOINT_STATES, now, joint_state(now, names, [np.nan] * STATION.dof))
             if who == "teleop":
                 writer.write(topics.TELEOP_COMMAND, now, joint_state(now, names, values + 1))
             if tick % 3 == 0:
@@ -87,8 +98,9 @@ def test_a_round_trip_keeps_states_commands_masks_and_labels(store, tmp_path, co
             was, now = getattr(before, column), getattr(after, column)
             np.testing.assert_array_equal(now, was, err_msg=column)
             assert now.dtype == was.dtype
-        for kept in ("id", "outcome", "reason", "source", "checkpoint", "seed", "task", "station"):
+        for kept in KEPT:
             assert getattr(after.info, kept) == getattr(before.info, kept), kept
+        assert "not finite" in after.info.damage and set(after.mode) == {1, 2}
         assert after.info.bag == f"imported/{name}"
         labels = back.load_labels("run1", name)
         for column, values in store.load_labels("run1", name).items():
@@ -102,6 +114,27 @@ def test_a_round_trip_keeps_states_commands_masks_and_labels(store, tmp_path, co
             assert len(was) == len(now) >= 15
             off = np.abs(np.array(was).astype(float) - np.array(now))
             assert off.mean() < 4.0  # the codec's loss, of video and JPEG; the next image is 6 off
+            table = locate_images(after, back.folder)[camera]  # in the bag, not copied once more
+            assert {file.parent for file in table.files} == {back.folder / after.info.bag}
+
+
+def test_a_data_set_comes_back_into_this_stacks_own_topics(store, tmp_path):
+    """Whatever topics and types a cell had: how its streams meet the ticks is kept."""
+    pytest.importorskip("av")
+    for name in ("attempt0", "attempt1"):
+        episode = store.load(name)
+        was = episode.info.streams
+        assert was is not None
+        state = (Stream("left", align="asof", tolerance_s=0.5), Stream("right", time="receive"))
+        store.add(replace(episode, info=replace(episode.info, streams=replace(was, state=state))))
+    export_lerobot(store, tmp_path / "dataset")
+    back = Store(tmp_path / "back")
+    import_lerobot(tmp_path / "dataset", back)
+    after = back.load("attempt0").info.streams
+    assert after is not None and after.state == (
+        Stream(topics.JOINT_STATES, topics.JOINT_STATE_TYPE, align="asof", tolerance_s=0.5),
+    )
+    assert not [f for f in inspect_store(back).findings if f.kind == "unreadable"]
 
 
 def test_the_data_set_has_what_the_format_wants(store, tmp_path):

@@ -5,7 +5,8 @@ policies want them; what it has no name for stands beside them, and `meta/recap.
 tick, so that `lerobot_import` gives the episodes back:
 
     observation.state, action (the executed command), policy_action, teleop_action (NaN where silent)
-    is_intervention, gap, source, stage, outcome, time_ns; value, advantage (NaN), indicator (−1), forced
+    is_intervention, gap, source, control_mode (recap_interfaces/ControlMode, −1: none said), stage, outcome,
+    time_ns; value, advantage (NaN), indicator (−1), forced
     image_index.<camera> (−1 before its first image: the video is black there), image_age.<camera>
 """
 
@@ -31,6 +32,7 @@ DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 RECAP = "meta/recap.json"
+KEPT = ("id", "outcome", "reason", "source", "checkpoint", "seed", "damage", "station", "task", "streams")
 IN_CHUNK = 1000
 UNLABELLED = -1
 
@@ -105,9 +107,8 @@ def export_lerobot(
                 **{f"stats/{n}/{k}": v.tolist() for n, s in stats.items() for k, v in s.items()},
             }
         )  # fmt: skip
-        about = {**info.__dict__, "station": info.station.to_dict(), "task": info.task.to_dict()}
-        known = ("id", "outcome", "reason", "source", "checkpoint", "seed", "station", "task")
-        kept.append({name: about[name] for name in known})
+        about = info.to_dict()
+        kept.append({name: about[name] for name in KEPT})
         first += len(episode)
         if progress:
             progress((number + 1) / len(entries), f"{number + 1}/{len(entries)} episodes")
@@ -151,6 +152,7 @@ def _columns(episode: Episode, labels: Mapping[str, np.ndarray] | None) -> dict[
         "is_intervention": episode.correction.astype(bool),
         "gap": episode.gap.astype(bool),
         "source": episode.source,
+        "control_mode": episode.mode.astype(np.int64),
         "stage": episode.stage,
         "outcome": np.array([episode.info.outcome] * ticks, dtype=object),
         "time_ns": episode.time_ns.astype(np.int64),
@@ -165,9 +167,7 @@ def _columns(episode: Episode, labels: Mapping[str, np.ndarray] | None) -> dict[
     return columns
 
 
-def _features(
-    episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str
-) -> dict[str, Any]:
+def _features(episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str) -> dict[str, Any]:
     joints = list(episode.info.station.joint_names)
     features: dict[str, Any] = {}
     for name, values in _columns(episode, None).items():
