@@ -154,6 +154,47 @@ def test_the_data_set_has_what_the_format_wants(store, tmp_path):
     assert np.array(stats["observation.images.base_camera"]["mean"]).shape == (3, 1, 1)
 
 
+def _lerobot():
+    """LeRobot's own reader, where it is installed and works with this PyTorch."""
+    try:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    except Exception as error:  # of what it needs, each fails in its own way
+        pytest.skip(f"needs lerobot: {error}")
+    return LeRobotDataset
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_lerobots_own_reader_gives_what_the_store_has(store, tmp_path, codec):
+    pytest.importorskip("av")
+    reader = _lerobot()
+    export_lerobot(store, tmp_path / "dataset", codec=codec)
+    ahead = {"action": [k / 50 for k in range(5)]}
+    data = reader("recap/test", root=tmp_path / "dataset", video_backend="pyav", delta_timestamps=ahead)
+    assert (len(data), data.num_episodes, data.fps) == (2 * TICKS, 2, 50)
+    for number in range(2):
+        episode, labels = store.load(f"attempt{number}"), store.load_labels("run1", f"attempt{number}")
+        for tick in (0, 1, 25, 41, TICKS - 1):
+            row = data[number * TICKS + tick]
+            np.testing.assert_array_equal(row["observation.state"], episode.state[tick])
+            later = np.minimum(tick + np.arange(5), TICKS - 1)  # never into the next episode
+            np.testing.assert_array_equal(row["action"], episode.command[later])
+            assert row["action_is_pad"].tolist() == [tick + k >= TICKS for k in range(5)]
+            np.testing.assert_array_equal(row["teleop_action"], episode.teleop_command[tick])
+            assert row["is_intervention"].item() == episode.correction[tick]
+            assert row["control_mode"].item() == episode.mode[tick]
+            assert (row["task"], row["outcome"]) == (TASK.prompt, episode.info.outcome)
+            assert row["advantage"].item() == labels["advantage"][tick]
+            for camera, index in episode.image.items():
+                shown = 255 * row[f"observation.images.{camera}"].numpy().transpose(1, 2, 0)
+                image = np.zeros((64, 96, 3))
+                if index[tick] >= 0:
+                    [image] = read_images(store.folder / episode.info.bag, camera, [index[tick]])
+                assert np.abs(shown - image).mean() < 4.0
+    states = np.concatenate([store.load(f"attempt{n}").state for n in range(2)])
+    np.testing.assert_allclose(data.meta.stats["observation.state"]["mean"], states.mean(0), atol=1e-6)
+    assert {"q01", "q99"} <= set(data.meta.stats["action"])
+
+
 def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):
     pytest.importorskip("av")
     export_lerobot(store, tmp_path / "dataset")

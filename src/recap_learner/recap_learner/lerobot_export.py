@@ -34,6 +34,7 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 RECAP = "meta/recap.json"
 KEPT = ("id", "outcome", "reason", "source", "checkpoint", "seed", "damage", "station", "task", "streams")
 IN_CHUNK = 1000
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 UNLABELLED = -1
 
 
@@ -229,26 +230,27 @@ def _write_videos(
                 seen.append(image)
             writer.write(image)
         writer.close()
-        pixels = np.array(seen or [image], np.float64).reshape(-1, 3) / 255
-        stats[video_key(camera)] = {
-            **{name: getattr(pixels, name)(0).reshape(3, 1, 1) for name in ("min", "max", "mean", "std")},
-            "count": np.array([len(seen) or 1]),
+        pixels = np.array(seen or [image]).reshape(-1, 3) / 255
+        found = {
+            name: values.reshape(3, 1, 1) for name, values in _statistics(pixels).items() if name != "count"
         }
+        stats[video_key(camera)] = {**found, "count": np.array([len(seen) or 1])}
     return sizes, stats
 
 
 def _statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Of one column (T,) or (T, D); of what is a number in it."""
+    """Of one column (T,) or (T, D), of what is a number in it: → (D,) each, and the count (1,)."""
     rows = values.astype(np.float64).reshape(len(values), -1)
     known = np.where(np.isfinite(rows), rows, np.nan)
-    some = np.isfinite(rows).any(0)
-    filled = np.where(some, known, 0.0)
+    filled = np.where(np.isfinite(rows).any(0), known, 0.0)
     found = {n: getattr(np, f"nan{n}")(filled, axis=0) for n in ("min", "max", "mean", "std")}
-    return {**found, "count": np.array([len(values)])}
+    quantiles = dict(zip(QUANTILES, np.nanquantile(filled, list(QUANTILES.values()), axis=0), strict=True))
+    return {**found, **quantiles, "count": np.array([len(values)])}
 
 
 def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of all episodes together, from those of each."""
+    """Statistics of all episodes together, from those of each; quantiles are the mean of theirs, as LeRobot
+    pools them."""
     pooled = {}
     for name in parts[0]:
         each = [part[name] for part in parts]
@@ -262,6 +264,7 @@ def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
             "max": np.max([e["max"] for e in each], axis=0).tolist(),
             "mean": total.tolist(),
             "std": np.sqrt(variance).tolist(),
+            **{q: (share * np.array([e[q] for e in each])).sum(0).tolist() for q in QUANTILES},
             "count": [int(count.sum())],
         }
     return pooled
