@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recap_learner.collect import PIXELS, Unusable, image_reader
 from recap_learner.episode_file import ConversionError, Episode
+from recap_learner.messages import PIXELS, Unusable, image_reader
 from recap_station import cdr_scan, topics
 from recap_station.bag_reader import BagReader, FilePlace
 from recap_station.cdr_scan import CdrError
