@@ -50,7 +50,7 @@ class EpisodeImages:
 
     def __init__(self, episode: Episode, store: Path):
         self._episode = episode
-        self._reader = BagReader(store / episode.info.bag, check=False)
+        self._reader = BagReader(episode.info.bag_in(store), check=False)
         if episode.info.files and tuple(file.name for file in self._reader.files) != episode.info.files:
             raise ConversionError(f"{self._reader.path}: its files are others than when it was converted")
 

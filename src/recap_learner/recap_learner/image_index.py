@@ -53,7 +53,7 @@ def locate_images(episode: Episode, store: Path) -> dict[str, ImageTable]:
     camera's images are packed as `read_images` numbers and decodes them. Raises ConversionError where images
     that the episode needs are missing.
     """
-    bag = store / episode.info.bag
+    bag = episode.info.bag_in(store)
     topic_of = {camera: _topic(episode, camera) for camera in episode.image}
     in_place = _in_place(bag, topic_of)
     tables = {}
