@@ -34,7 +34,8 @@ START = 1_700_000_000_000_000_000
 
 def make_bag(path: Path, seed: int, ticks: int = 60) -> Path:
     rng = np.random.default_rng(seed)
-    states = [joint_state(0, STATION.joint_names, rng.normal(0, 0.3, STATION.dof), "policy") for _ in range(9)]
+    positions = rng.normal(0, 0.3, (9, STATION.dof))
+    states = [joint_state(0, STATION.joint_names, one, "policy") for one in positions]
     with BagWriter(path, topics.recorded_topics(STATION), topics.LATCHED) as bag:
         for tick in range(ticks):
             now = START + tick * 20_000_000
@@ -199,7 +200,7 @@ def test_what_a_job_raises_is_raised(workers: int) -> None:
 
 def test_no_cluster_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MachinesError, match="not installed; .*pip install .*requirements-machines.txt"):
+    with pytest.raises(MachinesError, match=r"not installed; .*pip install .*requirements-machines\.txt"):
         list(spread(dies, [1], ray="auto"))
     monkeypatch.undo()
     pytest.importorskip("ray", reason="Ray is not installed (requirements-machines.txt)")

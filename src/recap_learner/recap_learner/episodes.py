@@ -40,12 +40,13 @@ from recap_learner.reading import (
     read_bag,
 )
 from recap_station import storage
+from recap_station.bags import amend_metadata
 from recap_station.contract import ContractError
 
 __all__ = [
-    "OUTCOMES", "SUFFIX", "Cell", "ConversionError", "Episode", "EpisodeInfo", "convert_bags", "decode_jpeg",
-    "find_bags", "load_cell", "load_episode", "read_attempts", "read_bag", "read_images", "read_info",
-    "save_episode",
+    "OUTCOMES", "SUFFIX", "Cell", "ConversionError", "Episode", "EpisodeInfo", "amend_bags", "convert_bags",
+    "decode_jpeg", "find_bags", "load_cell", "load_episode", "read_attempts", "read_bag", "read_images",
+    "read_info", "save_episode",
 ]  # fmt: skip
 
 
@@ -96,6 +97,44 @@ def convert_bags(
                      if not file.exists()]  # fmt: skip
         files = [file for file in files if file.exists()]
     return files, problems
+
+
+def amend_bags(
+    bags: Iterable[Path],
+    said: Mapping[str, str],
+    progress: Callable[[float, str], None] | None = None,
+    workers: int = 1,
+    ray: str = "",
+) -> tuple[list[Path], list[str]]:
+    """Change the metadata of bags, or folders of bags → (bags changed, a line for each that cannot be).
+
+    workers, ray: as of `convert_bags`.
+    """
+    found = find_bags([storage.path(bag).absolute() for bag in bags] if ray else bags)
+    answers: dict[int, str] = {}
+    for number, answer in spread(_Amend(dict(said)), found, workers, ray):
+        lost = isinstance(answer, Lost)
+        answers[number] = f"{found[number]}: every worker ended {answer.reason}" if lost else answer
+        if progress:
+            progress(len(answers) / len(found), f"{len(answers)}/{len(found)} bags")
+    done = [bag for number, bag in enumerate(found) if not answers[number]]
+    return done, [answers[number] for number in range(len(found)) if answers[number]]
+
+
+@dataclass(frozen=True)
+class _Amend:
+    """Changes the metadata of one bag → what is wrong with it; nothing where it is done."""
+
+    said: dict[str, str]
+
+    def __call__(self, bag: Path) -> str:
+        try:
+            if not bag.exists():
+                raise ConversionError(f"{bag}: not there on machine {socket.gethostname()}; {_SHARED}")
+            amend_metadata(bag, self.said)
+        except (ValueError, OSError) as error:
+            return str(error).replace("\n", " ")
+        return ""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class RemotePath(os.PathLike[str]):
     # --- reading --------------------------------------------------------------------------------------
 
     def __fspath__(self) -> str:
-        """Its copy on this machine, fetched where it is not there in this version: to be read, not written."""
+        """Its copy on this machine, fetched where it is not there in this version: for reading alone."""
         folder = os.environ.get(CACHE) or Path.home() / ".cache" / "recap"
         return str(self.fetch(Path(folder)))
 

@@ -277,7 +277,9 @@ def inspect(
     Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
     """
     from recap import store_verbs
+    from recap_station import storage
 
+    store = storage.path(store)
     with _bar("Episodes", as_json) as report:
         code = store_verbs.inspect(store, html or store / "inspection.html", fail_on, as_json, report)
     raise typer.Exit(code)
