@@ -264,7 +264,7 @@ def test_without_the_library_it_is_said_which(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "s3fs", None)
     pytest.importorskip("fsspec")
     monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
-    with pytest.raises((storage.StorageError, ContractError), match=r"pip install .*requirements-machines\.txt"):
+    with pytest.raises((storage.StorageError, ContractError), match=r"pip install .*machines\.txt"):
         find_bags([storage.path("s3://lab/bags")])
 
 
