@@ -149,7 +149,7 @@ def _encode_shard(files: list[str]) -> int:
         file = Path(name)
         episode = load_episode(file)
         ticks = frame_ticks(episode)
-        bag = file.parent / episode.info.bag
+        bag = episode.info.bag_in(file.parent)
         by_camera = []
         for camera in episode.info.station.camera_names:
             wanted = episode.image[camera][ticks]

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 
 from recap.exchange_verbs import export_app, import_app
 from recap.label_verb import label_app
-from recap.output import Json
+from recap.output import Json, Ray, Workers
 from recap.output import bar as _bar
 from recap.output import console as _console
 from recap.output import tell as _tell
@@ -222,16 +222,18 @@ def convert(
         str, typer.Option(help="Cell that bags of other recorders are of: a name, or a path to a YAML.")
     ] = "",
     task: Annotated[str, typer.Option(help="Their task, with --station: a name, or a path to a YAML.")] = "",
-    workers: Annotated[int, typer.Option(min=1, help="Processes to convert in.")] = 1,
+    workers: Workers = 1,
+    ray: Ray = "",
     as_json: Json = False,
 ) -> None:
     """Make episodes of bags: one row per 50 Hz tick, who commanded, which image.
 
     Bags are not changed. One that cannot be used is named with the reason; the others are converted. A
     damaged one is converted as far as it goes, and says what it lost. MCAP and sqlite3, of any recorder: with
-    --station, whose `streams:` say which topics are meant.
+    --station, whose `streams:` say which topics are meant. Bags and store may be at s3:// (docs/bags.md).
 
-    Example: `./recap convert bags --store episodes`, or `./recap convert log.mcap --station my_cell.yaml`
+    Example: `./recap convert bags --store episodes`, or `./recap convert log.mcap --station my_cell.yaml`,
+    or `./recap convert s3://lab/bags --store s3://lab/episodes --ray auto`
     """
     from recap.bringup import UsageError
     from recap_learner.episodes import convert_bags, load_cell, read_info
@@ -240,7 +242,7 @@ def convert(
         raise UsageError("--task: wanted --station too")
     cell = load_cell(station, task) if station else None
     with _bar("Episodes", as_json) as report:
-        files, problems = convert_bags(bags, store, report, cell, workers, unknown=True)
+        files, problems = convert_bags(bags, store, report, cell, workers, unknown=True, ray=ray)
     for problem in problems:
         print(f"recap: {problem}", file=sys.stderr)
     damaged, unjudged = {}, []
@@ -275,7 +277,9 @@ def inspect(
     Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
     """
     from recap import store_verbs
+    from recap_station import storage
 
+    store = storage.path(store)
     with _bar("Episodes", as_json) as report:
         code = store_verbs.inspect(store, html or store / "inspection.html", fail_on, as_json, report)
     raise typer.Exit(code)
