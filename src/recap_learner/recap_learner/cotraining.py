@@ -21,8 +21,8 @@ from recap_policy.value import ValueModel
 
 class CoTraining(Protocol):
     """The hook: its loss, times `weight`, is added to the value's at every step. All of its randomness comes
-    from the generator, so that a killed training ends where an unbroken one does. texts: all that a tokenizer of
-    words must know."""
+    from the generator, so that a killed training ends where an unbroken one does. texts: all that a tokenizer
+    of words must know."""
 
     weight: float
 
@@ -58,8 +58,8 @@ class Captions:
     def from_parquet(
         path: Path, encode: Callable[[Tensor], Tensor], size: int, batch: int = 32, weight: float = 0.1
     ) -> Captions:
-        """Of a file with columns image (JPEG or PNG bytes), question, answer. encode: (n, size, size, 3) uint8 →
-        (n, tokens, width), the tower. Raises ValueError where a column is missing."""
+        """Of a file with columns image (JPEG or PNG bytes), question, answer. encode: (n, size, size, 3)
+        uint8 → (n, tokens, width), the tower. Raises ValueError where a column is missing."""
         table = pq.read_table(path)
         if missing := [n for n in ("image", "question", "answer") if n not in table.column_names]:
             raise ValueError(f"{path}: no column {missing[0]!r}, wanted image, question and answer")
@@ -67,8 +67,8 @@ class Captions:
         with torch.no_grad():
             parts = [encode(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
         features = torch.cat(parts).to(torch.float16).cpu().numpy()[:, None]
-        texts = (tuple(table[name].to_pylist()) for name in ("question", "answer"))
-        return Captions(features, *texts, batch=batch, weight=weight)
+        questions, answers = (tuple(table[name].to_pylist()) for name in ("question", "answer"))
+        return Captions(features, questions, answers, batch, weight)
 
     @property
     def texts(self) -> list[str]:

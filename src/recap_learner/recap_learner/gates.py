@@ -1,7 +1,7 @@
 """Is a value function worth trusting? Measured on episodes it did not train on.
 
-An over-fitted or constant value gives labels that say nothing, silently; these numbers say so, and a run whose
-value fails one of its gates ends with a verdict instead of a policy.
+An over-fitted or constant value gives labels that say nothing, silently; these numbers say so, and a run
+whose value fails one of its gates ends with a verdict instead of a policy.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def judge_value(
 ) -> ValueReport:
     """Judge per-tick values of held-out episodes against their returns.
 
-    values, returns, advantages: one (T,) array an episode; second: ticks in one second; corrections: (T,) bool
-    each; failed_at: tick of the marked moment of failure each, −1 where there is none.
-    Raises ValueError without an episode.
+    values, returns, advantages: one (T,) array an episode; second: ticks in one second; corrections: (T,)
+    bool each; failed_at: tick of the marked moment of failure each, −1 where there is none. Raises ValueError
+    without an episode.
     """
     if not values:
         raise ValueError("no held-out episode to judge the value function on")
@@ -202,7 +202,7 @@ def _correction_auc(
 
 
 def _falls(values: Sequence[np.ndarray], failed_at: Sequence[int], second: int) -> tuple[float, float]:
-    """(AUC, median) of V(t − 1 s) − V(t + 1 s) at the marks; at the attempt's ends the nearest ticks count."""
+    """(AUC, median) of V(t − 1 s) − V(t + 1 s) at the marks; at an attempt's ends the nearest ticks count."""
     at_marks, elsewhere = [], []
     for v, mark in zip(values, failed_at, strict=True):
         if not 0 <= mark < len(v):

@@ -88,7 +88,8 @@ def fit_value(
         "problems": made.report.problems(limits),
         "unmeasured": made.report.unmeasured(),
         "by_task": {
-            task: {**report.to_dict(), "problems": report.problems(limits)} for task, report in several.items()
+            task: {**report.to_dict(), "problems": report.problems(limits)}
+            for task, report in several.items()
         },
     }
     write_json(folder / "value.json", found)

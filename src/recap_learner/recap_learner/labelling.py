@@ -23,14 +23,14 @@ FAILURE_POINTS = ("", "marked", "estimated")
 class LabelRule:
     """How frames become positive.
 
-    lookahead: N of the advantage in ticks (paper, post-training: 50 = 1 s; pre-training: the whole
-    episode, given as 0). positive_fraction: share of the threshold's frames that lie above it (paper:
-    0.4 of the iteration's autonomous frames, 0.3 of demonstrations in pre-training, 0.1 where
-    demonstrations are good but slow); it is taken over all of them, not 10,000 drawn at random.
-    whole_episode_quantile: if set, a frame must also lie above this quantile of the whole-episode advantage:
-    speed is judged among frames that the outcome does not condemn (our addition; failures often show later
-    than N). threshold: ε itself, in place of a quantile. end: see `returns.advantages`. force: what is positive
-    whatever its advantage: "corrections" (paper), "all" (the paper's SFT stage) or "none".
+    lookahead: N of the advantage in ticks (paper, post-training: 50 = 1 s; pre-training: the whole episode,
+    given as 0). positive_fraction: share of the threshold's frames that lie above it (paper: 0.4 of the
+    iteration's autonomous frames, 0.3 of demonstrations in pre-training, 0.1 where demonstrations are good
+    but slow); it is taken over all of them, not 10,000 drawn at random. whole_episode_quantile: if set, a
+    frame must also lie above this quantile of the whole-episode advantage: speed is judged among frames that
+    the outcome does not condemn (our addition; failures often show later than N). threshold: ε itself, in
+    place of a quantile. end: see `returns.advantages`. force: what is positive whatever its advantage:
+    "corrections" (paper), "all" (the paper's SFT stage) or "none".
 
     failure_point: if set, a failure condemns only what came after it (choice): frames from that point on are
     negative, and lookaheads from before end there, as if the attempt had been cut. "marked": where a person
@@ -126,7 +126,7 @@ class Labels:
         ticks, forced = self.ticks, self.flat["forced"]
         above = np.empty(len(forced), bool)
         for task in dict.fromkeys(ticks.task):
-            part, rows = ticks.of_task(task)
+            _, rows = ticks.of_task(task)
             above[rows] = self.flat["advantage"][rows] > self.thresholds[task].advantage
         sources = np.array([s or "unknown" for s in ticks.source], object)
         shares = {}
@@ -272,8 +272,8 @@ def _no_positives(task: str, may: np.ndarray, threshold: float, success: np.ndar
         )
     if threshold == np.inf:
         return (
-            f"{of}labels: every frame that could set the threshold is ruled out, as the end of a failure: more "
-            "successes, a shorter lookahead or a lower whole-episode quantile are needed"
+            f"{of}labels: every frame that could set the threshold is ruled out, as the end of a failure: "
+            "more successes, a shorter lookahead or a lower whole-episode quantile are needed"
         )
     if np.ptp(may) == 0:
         return (
@@ -281,8 +281,8 @@ def _no_positives(task: str, may: np.ndarray, threshold: float, success: np.ndar
             "that may be positive: the value function says nothing, see its gates"
         )
     return (
-        f"{of}labels: no autonomous frame lies above the threshold {threshold:.4g}, the greatest advantage is "
-        f"{may.max():.4g}: lower the threshold or give a fraction"
+        f"{of}labels: no autonomous frame lies above the threshold {threshold:.4g}, the greatest advantage "
+        f"is {may.max():.4g}: lower the threshold or give a fraction"
     )
 
 

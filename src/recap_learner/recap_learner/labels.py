@@ -5,7 +5,7 @@ C_fail needs neither the episodes nor a model:
 
     columns   episode, tick, value, advantage, indicator, forced, correction; where they are known failure,
               failure_value (`returns.renormalize`'s two)
-    metadata  recap.labels: rule, threshold, whole_threshold, rules and thresholds by task, normalizers, lineage;
+    metadata  recap.labels: rule, threshold, whole_threshold; rules, thresholds, normalizers by task; lineage.
               recap.episodes: of each episode task, source, success, sets_threshold, failed_at
 """
 
@@ -29,8 +29,8 @@ from recap_station.files import replace_file
 
 FILE = "labels.parquet"
 __all__ = [
-    "FILE", "EpisodeValues", "LabelRule", "Labels", "as_judged", "label", "load_indicator", "load_ticks", "relabel",
-    "save_labels", "save_to_store",
+    "FILE", "EpisodeValues", "LabelRule", "Labels", "as_judged", "label", "load_indicator", "load_ticks",
+    "relabel", "save_labels", "save_to_store",
 ]  # fmt: skip
 
 
@@ -115,24 +115,28 @@ def load_ticks(path: Path) -> tuple[Ticks, dict[str, LabelRule], dict[str, Any]]
 def relabel(
     path: Path,
     out: Path,
-    change: Callable[[LabelRule], LabelRule],
+    change: Callable[[str, LabelRule], LabelRule],
     renorm: Callable[[Normalizer], Normalizer] = lambda norm: norm,
     store: Store | None = None,
     tag: str = "",
+    task: str = "",
     progress: Callable[[float, str], None] | None = None,
 ) -> tuple[Labels, Labels]:
     """Labels of sidecar `path` by a changed rule, into sidecar `out` → (before, after). No model is run.
 
-    change, renorm: of each task's rule and normaliser. store: takes outcomes and marks of failure as people
+    change: a task's name and rule → its new rule; renorm: of each task's normaliser. task: refused unless
+    the labels are of it. store: takes outcomes and marks of failure as people
     judge them now, without those discarded since, and gets the labels of each episode under `tag`.
     Raises what `label_ticks` and `load_ticks` do.
     """
     ticks, rules, about = load_ticks(path)
+    if task and task not in rules:
+        raise ValueError(f"{path}: holds no labels of task {task!r}, found {', '.join(sorted(rules))}")
     before = label_ticks(ticks, rules)
     if store is not None:
         ticks = as_judged(ticks, store)
-    ticks = ticks.under({task: renorm(norm) for task, norm in ticks.norms.items()})
-    after = label_ticks(ticks, {task: change(rule) for task, rule in rules.items()})
+    ticks = ticks.under({name: renorm(norm) for name, norm in ticks.norms.items()})
+    after = label_ticks(ticks, {name: change(name, rule) for name, rule in rules.items()})
     made_here = ("rule", "threshold", "whole_threshold", "rules", "thresholds", "normalizers")
     lineage = {k: v for k, v in about.items() if k not in made_here} | {"relabelled_from": str(path)}
     save_labels(after, out, lineage)

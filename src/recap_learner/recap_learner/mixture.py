@@ -1,4 +1,4 @@
-"""How often frames are drawn in training: shares of demonstrations, rollouts, corrections, tasks, fresh data."""
+"""How often frames are drawn in training: by kind of data, by task, fresh or not."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KINDS = ("demonstration", "rollout", "correction")
 class Mixture:
     """Shares of a batch, in expectation. Without any, frames are drawn evenly.
 
-    kinds: weight of each of KINDS within a task; one that is not named, or that a task has no frames of, has no
-    share. by_task: the same for single tasks. tasks: weight of each task; those not named have none.
-    fresh_share: share of what is fresh, 0.5 for half offline and half online data; which episodes are fresh is
-    the caller's to say. Weights need not sum to one. Raises ValueError on unknown kinds and wrong numbers.
+    kinds: weight of each of KINDS within a task; one that is not named, or that a task has no frames of, has
+    no share. by_task: the same for single tasks. tasks: weight of each task; those not named have none.
+    fresh_share: share of what is fresh, 0.5 for half offline and half online data; which episodes are fresh
+    is the caller's to say. Weights need not sum to one. Raises ValueError on unknown kinds and wrong numbers.
     """
 
     kinds: Mapping[str, float] = field(default_factory=dict)
@@ -32,8 +32,9 @@ class Mixture:
             if unknown := sorted(set(weights) - set(KINDS)):
                 raise ValueError(f"mixture: kind {unknown[0]!r}, wanted {', '.join(KINDS)}")
         for weights in (self.kinds, *self.by_task.values(), self.tasks):
-            if any(not 0 <= w < float("inf") for w in weights.values()) or (weights and not any(weights.values())):
-                raise ValueError(f"mixture: weights {dict(weights)}, wanted numbers from 0, not all of them 0")
+            wrong = [w for w in weights.values() if not 0 <= w < float("inf")]
+            if wrong or (weights and not any(weights.values())):
+                raise ValueError(f"mixture: weights {dict(weights)}, wanted numbers from 0, not all 0")
         if self.fresh_share is not None and not 0 <= self.fresh_share <= 1:
             raise ValueError(f"mixture: fresh share is {self.fresh_share}, wanted 0 to 1")
 
@@ -43,7 +44,7 @@ class Mixture:
 
 
 def frame_kinds(frames: Frames) -> np.ndarray:
-    """Index into KINDS of every frame → (F,) int8: a correction is what a person commanded during a rollout."""
+    """Index into KINDS of every frame → (F,) int8; a correction: a person commanded, during a rollout."""
     rollout = np.array([e.info.source != "demonstration" for e in frames.episodes])[frames.episode]
     corrected = frames.per_tick({e.info.id: e.correction for e in frames.episodes}).astype(bool)
     return np.where(corrected, 2, rollout.astype(np.int8)).astype(np.int8)

@@ -88,7 +88,7 @@ def advantages(
     bound: np.ndarray | None = None,
     end: str = "sum",
 ) -> np.ndarray:
-    """A_t = Σ_{t'=t}^{t+N−1} r_t' + V(o_{t+N}) − V(o_t), normalised, of every tick of E episodes → (N,) float32.
+    """A_t = Σ_{t'=t}^{t+N−1} r_t' + V(o_{t+N}) − V(o_t), normalised, of every tick → (N,) float32.
 
     values: (N,) normalised V; starts, success, norms: as `returns`'; lookahead: N in ticks, None: to the end,
     which is R_t − V(o_t), pre-training's.

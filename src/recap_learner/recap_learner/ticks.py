@@ -13,9 +13,9 @@ from recap_learner.returns import Normalizer, renormalize
 
 @dataclass(frozen=True)
 class EpisodeValues:
-    """What labelling needs of one episode. values: (T,) normalised; correction: (T,) bool, ticks that a person
-    commanded during a rollout; failed: (T, 2) as `returns.renormalize`'s, where it is known; failed_at: the tick
-    that a person marked as the one at which the attempt was lost, −1: none."""
+    """What labelling needs of one episode. values: (T,) normalised; correction: (T,) bool, ticks that a
+    person commanded during a rollout; failed: (T, 2) as `returns.renormalize`'s, where it is known;
+    failed_at: the tick that a person marked as the one at which the attempt was lost, −1: none."""
 
     episode: str
     values: np.ndarray
@@ -30,9 +30,9 @@ class EpisodeValues:
 
 @dataclass(frozen=True)
 class Ticks:
-    """E episodes, N ticks. success, sets_threshold: (E,) bool; failed_at: (E,) int64, −1 none; starts: (E + 1,)
-    int64; value: (N,); correction: (N,) bool; failed: (N, 2) or None; norms: by task, those that the values
-    are normalised by. The rest as in EpisodeValues."""
+    """E episodes, N ticks. success, sets_threshold: (E,) bool; failed_at: (E,) int64, −1 none; starts:
+    (E + 1,) int64; value: (N,); correction: (N,) bool; failed: (N, 2) or None; norms: by task, those that the
+    values are normalised by. The rest as in EpisodeValues."""
 
     episode: tuple[str, ...]
     task: tuple[str, ...]

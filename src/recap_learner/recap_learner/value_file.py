@@ -1,7 +1,7 @@
 """`values.npz`: V of every tick of every episode, and what it takes to read it under another C_fail.
 
     <episode>           (T,) float32 normalised value
-    <episode>/failed    (T, 2) float32, see `returns.renormalize`; absent where the rule does not tell failures
+    <episode>/failed    (T, 2) float32, see `returns.renormalize`; absent where the rule tells no failures
     /normalizers        task → normaliser, as JSON
 """
 
@@ -47,7 +47,7 @@ def load_values(
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: wanted the values of all ticks, found none: train a value") from None
+        raise FileNotFoundError(f"{path}: wanted the values of all ticks, found none") from None
     told = arrays.pop(_NORMS, None)
     norms = {} if told is None else {t: Normalizer(**norm) for t, norm in json.loads(str(told)).items()}
     failed = {name.removesuffix(_FAILED): arrays.pop(name) for name in list(arrays) if name.endswith(_FAILED)}

@@ -26,8 +26,8 @@ COMBINE = ("mean", "worst")
 
 @dataclass(frozen=True)
 class Outlook:
-    """Of every frame: value (F,) float32, the expected normalised return; failed (F, 2) float32, P(return ≤ −½)
-    and that part of the expectation: what `returns.renormalize` wants."""
+    """Of every frame: value (F,) float32, the expected normalised return; failed (F, 2) float32, P(R ≤ −½)
+    and E[R·1(R ≤ −½)], what `returns.renormalize` wants."""
 
     value: np.ndarray
     failed: np.ndarray
@@ -70,8 +70,8 @@ def outlook(
 
 
 def per_tick(at_frames: np.ndarray, frames: Frames) -> dict[str, np.ndarray]:
-    """A column (F,) or (F, k) at the frames → episode id → (T,) or (T, k) float32, linear in between and held at
-    the ends, for every episode with a frame."""
+    """A column (F,) or (F, k) at the frames → episode id → (T,) or (T, k) float32, linear in between and held
+    at the ends, for every episode with a frame."""
     found = {}
     for index in np.unique(frames.episode):
         rows = frames.episode == index
@@ -97,7 +97,7 @@ def inputs(frames: Frames, model: ValueModel) -> dict[str, Any]:
 
 
 def member(folder: Path, index: int) -> Path:
-    """Folder of a model of the ensemble that is saved as `folder`: itself, then its neighbours `<name>.1`, …"""
+    """Folder of a model of the ensemble that is saved as `folder`: itself, then `<name>.1` beside it, …"""
     return folder.with_name(f"{folder.name}.{index}") if index else folder
 
 

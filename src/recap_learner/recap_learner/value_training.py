@@ -63,8 +63,8 @@ class ValueTraining(Computation):
 
 @dataclass(frozen=True)
 class ValueResult:
-    """values: episode id → (T,), held out where they are cross-fitted; failed: (T, 2) likewise, None where the
-    normaliser does not tell failures; report: of all held-out episodes, by_task: of each task's."""
+    """values: episode id → (T,), held out where they are cross-fitted; failed: (T, 2) likewise, None where
+    the normaliser does not tell failures; report: of all held-out episodes, by_task: of each task's."""
 
     values: dict[str, np.ndarray]
     failed: dict[str, np.ndarray] | None
@@ -113,8 +113,8 @@ def train_value(
 ) -> ValueResult:
     """Train V on all frames, of one task or several, and save it in `out`.
 
-    start: the pre-trained value to fine-tune, None for a fresh one; of an ensemble each member starts from its
-    own, and from the first where there are fewer. With k folds, k models are trained on the other folds'
+    start: the pre-trained value to fine-tune, None for a fresh one; of an ensemble each member starts from
+    its own, and from the first where there are fewer. With k folds, k models are trained on the other folds'
     episodes, score their own, and the first is what is saved for use on the robot. fresh: which episodes the
     mixture's fresh share is of. cotraining: a loss beside the value's.
 
@@ -211,8 +211,8 @@ def check_outcomes(episodes: list[Episode]) -> None:
     missing = [e.info.id for e in episodes if e.info.outcome not in ("success", "failure")]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(episodes)} episodes have no outcome, the first: {missing[0]}: give it by "
-            "./recap label set STORE EPISODE success|failure"
+            f"{len(missing)} of {len(episodes)} episodes have no outcome, the first: {missing[0]}: give it "
+            "by ./recap label set STORE EPISODE success|failure"
         )
 
 
