@@ -159,8 +159,7 @@ def test_tasks_have_their_own_thresholds_normalizers_and_rules():
     together = label(mixed, norms, rules)
     for task, own in (("lift", lift), ("stack", stack)):
         alone = label(own, norms[task], rules[task])
-        assert together.thresholds[task] == alone.thresholds[""] if "" in alone.thresholds else True
-        assert together.thresholds[task].advantage == alone.threshold
+        assert together.thresholds[task] == alone.thresholds[task]
         for e in own:
             np.testing.assert_array_equal(together.indicator[e.episode], alone.indicator[e.episode])
     with pytest.raises(ValueError, match="no rule for task 'stack', found lift"):
