@@ -1,7 +1,7 @@
 """V at every tick: image tokens made once a picture, frames in batches, several models as one.
 
 What a tick lies between two frames has their values in between; `benchmarks/value_inference.py` measures what
-that costs and gains against a model run for each tick.
+this gains on a model run for each tick.
 """
 
 from __future__ import annotations
