@@ -8,13 +8,13 @@ One attempt of `--seconds` at 50 Hz with the station's cameras at their rate, by
 
 - plain: at each tick all cameras' newest images through the tower and the value function, one tick at a time,
   float32; measured on the first `--plain-ticks` ticks of each turn
-- once: each image through the tower once, in batches of 64; every tick through the value function, in batches;
-  in each of the precisions
+- once: each image through the tower once, in batches of 64; every tick through the value function, in
+  batches; in each of the precisions
 - frames: as once, at 10 frames a second, values of the ticks between them interpolated: what the learner does
 
-`speedup` is ticks a second of `once`, in the precision that measured fastest, over `plain`'s, the median of the
-turns; `frames_speedup` likewise. `difference`: the largest one of values between plain and once in float32,
-`precision_difference`: between once in float32 and in the fastest. Wanted: a speedup of at least 3.
+`speedup` is ticks a second of `once`, in the precision that measured fastest, over `plain`'s, the median of
+the turns; `frames_speedup` likewise. `difference`: the largest one of values between plain and once in
+float32, `precision_difference`: between once in float32 and in the fastest. Wanted: a speedup of at least 3.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Attempt:
         nothing = np.zeros(self.ticks, bool)
         words = np.full(self.ticks, "policy")
         episode = Episode(
-            info, np.arange(self.ticks), self.state, self.state, self.state, self.state, words, nothing, words, nothing
+            info, np.arange(self.ticks), self.state, self.state, self.state, self.state, words, nothing,
+            words, nothing,
         )  # fmt: skip
         return Frames([episode], "", tokens, self.state[tick], np.zeros(len(tick), int), tick)
 

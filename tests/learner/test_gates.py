@@ -53,7 +53,7 @@ def test_a_good_value_passes():
 def test_a_constant_value_is_caught():
     report = judge(lambda rng, length, won, lost: np.full(length, -0.4))
     assert any("nearly constant" in problem for problem in report.problems())
-    with pytest.raises(GateError, match=r"the value in x fails \d of its gates .* nearly constant: spread is 0"):
+    with pytest.raises(GateError, match=r"the value in x fails \d of its gates .* constant: spread is 0"):
         report.check(what="the value in x")
 
 
@@ -65,7 +65,7 @@ def test_a_shuffled_value_is_caught():
 
 
 def test_a_value_that_knows_the_clock_alone_is_caught():
-    """It falls into line with the return over all frames, but sees neither failures nor what was fast."""
+    """It rises with the return over all frames, but sees neither failures nor what was fast."""
     problems = judge(lambda rng, length, won, lost: np.linspace(-0.7, -0.2, length)).problems()
     assert any("outcome_auc is" in problem for problem in problems)
     assert any("fall_auc is" in problem for problem in problems)

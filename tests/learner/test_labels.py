@@ -99,7 +99,8 @@ def _as_before(data, norm, rule):
     ahead = whole
     if rule.lookahead:
         ahead = {
-            e.episode: n_step_advantages(e.values, e.success, rule.lookahead, norm, e.correction) for e in data
+            e.episode: n_step_advantages(e.values, e.success, rule.lookahead, norm, e.correction)
+            for e in data
         }
     judged = [e for e in data if e.sets_threshold]
 
@@ -154,7 +155,7 @@ def test_tasks_have_their_own_thresholds_normalizers_and_rules():
     lift = [replace(e, task="lift") for e in episodes()]
     stack = [replace(e, episode=f"s{e.episode}", task="stack") for e in episodes(correction=True)]
     norms = {"lift": NORM, "stack": Normalizer(900)}
-    rules = {"lift": LabelRule(positive_fraction=0.4), "stack": LabelRule(lookahead=20, positive_fraction=0.1)}
+    rules = {"lift": LabelRule(50, 0.4), "stack": LabelRule(lookahead=20, positive_fraction=0.1)}
     mixed = [e for pair in zip(lift, stack, strict=True) for e in pair]
     together = label(mixed, norms, rules)
     for task, own in (("lift", lift), ("stack", stack)):
@@ -261,9 +262,8 @@ def test_never_more_than_the_wanted_share_is_positive_and_forced_ones_are(share,
     data = []
     for index in range(5):
         steps = int(rng.integers(100, 200))
-        data.append(
-            EpisodeValues(f"e{index}", rng.uniform(-1, 0, steps), index % 2 == 0, rng.random(steps) < 0.1, True)
-        )
+        values, corrected = rng.uniform(-1, 0, steps), rng.random(steps) < 0.1
+        data.append(EpisodeValues(f"e{index}", values, index % 2 == 0, corrected, True))
     labels = label(data, NORM, LabelRule(lookahead, share, whole))
     corrected = labels.ticks.correction
     assert labels.flat["indicator"][corrected].all()
@@ -336,8 +336,8 @@ def test_relabelling_reads_what_people_say_now(tmp_path, frames):
         store.add(episode)
     data = [
         EpisodeValues(
-            e.info.id, np.linspace(-0.8, -0.1, len(e)).astype(np.float32) ** 3, e.info.success, e.correction, True,
-            e.info.task.name,
+            e.info.id, np.linspace(-0.8, -0.1, len(e)).astype(np.float32) ** 3, e.info.success, e.correction,
+            True, e.info.task.name,
         )
         for e in frames.episodes
     ]  # fmt: skip
@@ -379,10 +379,8 @@ def test_values_that_are_no_numbers_or_of_other_lengths_are_refused():
 def test_a_million_frames_are_labelled_in_seconds():
     """`benchmarks/labels.py` measures; here a bound that any machine keeps."""
     rng = np.random.default_rng(0)
-    data = [
-        EpisodeValues(f"e{i}", rng.uniform(-1, 0, 500).astype(np.float32), i % 3 > 0, rng.random(500) < 0.05, True)
-        for i in range(2000)
-    ]
+    values, corrected = rng.uniform(-1, 0, (2000, 500)).astype(np.float32), rng.random((2000, 500)) < 0.05
+    data = [EpisodeValues(f"e{i}", values[i], i % 3 > 0, corrected[i], True) for i in range(2000)]
     begin = time.process_time()
     label(data, NORM, LabelRule(whole_episode_quantile=0.3))
     assert time.process_time() - begin < 5

@@ -1,5 +1,7 @@
 """Returns and advantages against their definitions, written out as loops."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,7 +102,7 @@ def test_episodes_end_to_end_are_as_episodes_one_by_one(lengths, lookahead, seed
     norms = [Normalizer(int(m)) for m in rng.integers(40, 90, count)]
     flat = advantages(values, starts, won, lookahead, norms, correction_bound(correction, starts))
     flat_returns = returns(starts, won, norms)
-    for i, (first, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for i, (first, stop) in enumerate(pairwise(starts)):
         part = slice(first, stop)
         alone = n_step_advantages(values[part], bool(won[i]), lookahead, norms[i], correction[part])
         np.testing.assert_array_equal(flat[part], alone)
@@ -117,8 +119,8 @@ def test_no_lookahead_of_an_autonomous_tick_sees_into_a_correction(steps, lookah
     for t in np.flatnonzero(~correction):
         later = np.flatnonzero(correction[t:])
         until = t + min(lookahead, later[0] if len(later) else steps)
-        expected = -(until - t) / NORM.scale + values[until] if until < steps else -(steps - 1 - t) / NORM.scale
-        assert found[t] == pytest.approx(expected - values[t], abs=1e-6)
+        come = -(min(until, steps - 1) - t) / NORM.scale + (values[until] if until < steps else 0)
+        assert found[t] == pytest.approx(come - values[t], abs=1e-6)
 
 
 def test_the_rules_of_c_fail_by_hand():
@@ -138,7 +140,7 @@ def test_the_rules_of_c_fail_by_hand():
 
 @given(
     st.floats(1, 5),
-    st.sampled_from([("ordered", 0.5), ("ordered", 1.0), ("ordered", 4.0), ("clipped", 1.0), ("clipped", 2.0)]),
+    st.sampled_from([("ordered", 0.5), ("ordered", 1), ("ordered", 4), ("clipped", 1), ("clipped", 2)]),
     st.integers(0, 2**31),
 )
 def test_a_distribution_over_returns_says_its_value_under_another_c_fail(ratio, other, seed):
@@ -173,6 +175,6 @@ def test_values_that_do_not_say_it_are_refused():
 def test_a_value_of_another_normalizer_is_refused():
     with pytest.raises(ValueError, match=r"lift: T_max = 60 .* wanted T_max = 90 ticks, C_fail = 1·T_max"):
         check_same({"lift": Normalizer(60)}, {"lift": Normalizer(90)}, "value")
-    with pytest.raises(ValueError, match="one C_fail rule for all tasks, found clipped 1·T_max, ordered 1·T_max"):
+    with pytest.raises(ValueError, match="one C_fail rule for all tasks, found clipped 1·T_max, ordered"):
         check_same({"lift": Normalizer(60)}, {"stack": Normalizer(60, 1.0, "clipped")}, "value")
     check_same({"lift": Normalizer(60)}, {"stack": Normalizer(90)}, "value")  # a task that is new

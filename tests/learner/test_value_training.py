@@ -49,7 +49,8 @@ def _one_thread():
 
 
 def attempts(count: int = 40, tasks=(TASK,), seed: int = 0) -> Frames:
-    """Attempts of 200 to 500 ticks, half of them failures; a third are demonstrations, some rollouts corrected.
+    """Attempts of 200 to 500 ticks, half of them failures; a third are demonstrations, some rollouts
+    corrected.
 
     The tokens tell how far the attempt has come, how fast it is, and in its last half whether it will fail.
     """
@@ -71,8 +72,8 @@ def attempts(count: int = 40, tasks=(TASK,), seed: int = 0) -> Frames:
         t = np.arange(steps)
         episodes.append(
             Episode(
-                info, t * 20_000_000, state, state, state, np.full_like(state, np.nan), np.full(steps, "policy"),
-                correction, np.full(steps, "reach"), np.zeros(steps, bool),
+                info, t * 20_000_000, state, state, state, np.full_like(state, np.nan),
+                np.full(steps, "policy"), correction, np.full(steps, "reach"), np.zeros(steps, bool),
             )
         )  # fmt: skip
         at = t[::EVERY]
@@ -136,7 +137,7 @@ class PaddingReader(ValueModel):
 
 def test_a_head_that_reads_padding_is_caught(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("recap_learner.value_training.ValueModel", PaddingReader)
-    with pytest.raises(GateError, match="the output is nearly constant: spread is 0.0") as caught:
+    with pytest.raises(GateError, match=r"the output is nearly constant: spread is 0\.0") as caught:
         fit_value(data, tmp_path, None, HOW, 1, gates=Gates())
     assert "it cannot tell success from failure before the end" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -151,7 +152,8 @@ def test_data_with_shuffled_outcomes_are_caught(data, tmp_path) -> None:
     shuffled = replace(
         data,
         episodes=[
-            replace(e, info=replace(e.info, outcome=str(o))) for e, o in zip(data.episodes, outcomes, strict=True)
+            replace(e, info=replace(e.info, outcome=str(o)))
+            for e, o in zip(data.episodes, outcomes, strict=True)
         ],
     )
     with pytest.raises(GateError, match="it cannot tell success from failure before the end: outcome_auc is"):
@@ -260,14 +262,15 @@ def test_several_tasks_are_pretrained_together_and_one_is_fine_tuned(tmp_path) -
 
 def test_a_value_of_another_normalizer_is_no_start(data, tmp_path) -> None:
     train_value(data, tmp_path / "value", None, SHORT, 1, {})
-    with pytest.raises(ValueError, match=r"value checkpoint .* C_fail = 1·T_max, ordered, wanted .* C_fail = 2"):
+    told = r"value checkpoint .* C_fail = 1·T_max, ordered, wanted .* C_fail = 2"
+    with pytest.raises(ValueError, match=told):
         train_value(data, tmp_path / "next", tmp_path / "value", replace(SHORT, fail_ratio=2.0), 1, {})
     longer = [
         replace(e, info=replace(e.info, task=replace(TASK, max_episode_s=30.0))) for e in data.episodes
     ]
-    with pytest.raises(ValueError, match="T_max = 750 ticks, .* wanted T_max = 1500"):
+    with pytest.raises(ValueError, match=r"T_max = 750 ticks, .* wanted T_max = 1500"):
         train_value(replace(data, episodes=longer), tmp_path / "next", tmp_path / "value", SHORT, 1, {})
-    with pytest.raises(ValueError, match="e001: task .* of at most 1500 ticks, others of 750"):
+    with pytest.raises(ValueError, match=r"e001: task .* of at most 1500 ticks, others of 750"):
         normalizers(replace(data, episodes=[data.episodes[0], *longer[1:]]))
 
 
@@ -376,7 +379,8 @@ def _captions(tmp_path) -> Captions:
     for index in range(24):
         word = list(colours)[index % 3]
         picture = np.clip(np.array(colours[word]) + rng.normal(0, 9, (48, 48, 3)), 0, 255).astype(np.uint8)
-        rows.append({"image": cv2.imencode(".png", picture)[1].tobytes(), "question": "which", "answer": word})
+        image = cv2.imencode(".png", picture)[1].tobytes()
+        rows.append({"image": image, "question": "which", "answer": word})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions.parquet")
 
     def encode(images: torch.Tensor) -> torch.Tensor:

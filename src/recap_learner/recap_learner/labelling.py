@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class Labels:
     def positive_fraction(self) -> float:
         return float(np.mean(self.flat["indicator"]))
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """Shares and thresholds, for a report. forced_that_would_be_negative: share of the forced frames;
         None without one."""
         ticks, forced = self.ticks, self.flat["forced"]
@@ -132,7 +133,7 @@ class Labels:
         shares = {}
         for source in dict.fromkeys(sources.tolist()):
             shares[source] = float(self.flat["indicator"][ticks.spread(sources == source)].mean())
-        found: dict[str, object] = {
+        found: dict[str, Any] = {
             "threshold": _finite(self.threshold),
             "positive": self.positive_fraction,
             "positive_by_source": shares,

@@ -104,7 +104,7 @@ def relabel(
     kept = after.ticks.episode == before.ticks.episode
     changed = (before.flat["indicator"] != after.flat["indicator"]).mean() if kept else None
     summary = after.summary()
-    result = {
+    result: dict[str, Any] = {
         "labels": str(out),
         "episodes": len(after.ticks.episode),
         "frames": len(after.ticks.value),
