@@ -22,10 +22,11 @@ from recap_learner.labels import FILE, LabelRule, load_ticks
 from recap_learner.mixture import KINDS, Mixture, frame_kinds, frame_odds
 from recap_learner.returns import Normalizer, monte_carlo_returns, renormalize
 from recap_learner.training import Schedule, fit
+from recap_learner.value_data import check_start, normalizer, normalizers
 from recap_learner.value_file import load_values, save_values
 from recap_learner.value_inference import load_ensemble, outlook, per_tick
-from recap_learner.value_training import EarlyStop, ValueTraining, normalizers, train_value
-from recap_policy.checkpoint import load_value, read
+from recap_learner.value_training import EarlyStop, ValueTraining, train_value
+from recap_policy.checkpoint import load_value, read, save_value
 from recap_policy.config import value_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
@@ -272,6 +273,24 @@ def test_a_value_of_another_normalizer_is_no_start(data, tmp_path) -> None:
         train_value(replace(data, episodes=longer), tmp_path / "next", tmp_path / "value", SHORT, 1, {})
     with pytest.raises(ValueError, match=r"e001: task .* of at most 1500 ticks, others of 750"):
         normalizers(replace(data, episodes=[data.episodes[0], *longer[1:]]))
+    assert normalizer(data) == Normalizer(750)
+    stack = replace(TASK, name="stack")
+    with pytest.raises(ValueError, match=r"wanted episodes of one task, found .*handover_insert.*stack"):
+        normalizer(attempts(4, (TASK, stack)))
+
+
+def test_a_checkpoint_of_before_normalizers_were_kept_is_one_of_the_default_rule(data, tmp_path) -> None:
+    model = ValueModel(value_config("value-tiny"), TinyTokenizer.fit([TASK.prompt], 128))
+    save_value(model, tmp_path / "value", {}, station=STATION, tower=data.tower)
+    check_start(tmp_path / "value", {TASK.name: Normalizer(750)})
+    with pytest.raises(ValueError, match="clipped"):
+        check_start(tmp_path / "value", {TASK.name: Normalizer(750, 1.0, "clipped")})
+
+
+def test_marks_of_failure_reach_the_gates(data, tmp_path) -> None:
+    lost = {e.info.id: len(e) - 60 for e in data.episodes if not e.info.success}
+    report = fit_value(replace(data, failed_at=lost), tmp_path, None, SHORT, 1)
+    assert report["fall_auc"] is not None and not any("fall_auc" in line for line in report["unmeasured"])
 
 
 def test_clipped_returns_are_learnt_and_keep_no_chance_of_failure(data, tmp_path) -> None:

@@ -33,8 +33,9 @@ from recap_learner.labels import (
 from recap_learner.policy_training import PolicyTraining, train_policy
 from recap_learner.store import Store
 from recap_learner.training import Progress
+from recap_learner.value_data import check_outcomes, normalizers
 from recap_learner.value_file import load_values, save_values
-from recap_learner.value_training import ValueTraining, check_outcomes, normalizers, train_value
+from recap_learner.value_training import ValueTraining, train_value
 from recap_station.files import write_json
 
 

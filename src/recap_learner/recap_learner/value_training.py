@@ -17,10 +17,11 @@ from recap_learner.episodes import Episode
 from recap_learner.frames import Frames
 from recap_learner.gates import ValueReport, judge_value
 from recap_learner.mixture import Mixture, frame_odds
-from recap_learner.returns import Normalizer, check_same, monte_carlo_returns, n_step_advantages
+from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.training import Computation, Progress, Schedule, fit
+from recap_learner.value_data import check_outcomes, check_start, normalizers
 from recap_learner.value_inference import COMBINE, inputs, member, outlook, per_tick
-from recap_policy.checkpoint import load_value, read, save_value
+from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
 from recap_policy.prefix import make_tokenizer
 from recap_policy.value import ValueModel
@@ -73,32 +74,6 @@ class ValueResult:
     by_task: dict[str, ValueReport]
 
 
-def normalizers(frames: Frames, fail_ratio: float = 1.0, fail_rule: str = "ordered") -> dict[str, Normalizer]:
-    """Each task's normaliser, from its contract: T_max is its maximum episode length.
-
-    Raises ValueError where episodes of one task disagree about that.
-    """
-    found: dict[str, Normalizer] = {}
-    for e in frames.episodes:
-        info = e.info
-        ticks = round(info.task.max_episode_s * info.station.control_rate_hz)
-        norm = found.setdefault(info.task.name, Normalizer(ticks, fail_ratio, fail_rule))
-        if norm.max_steps != ticks:
-            raise ValueError(
-                f"{info.id}: task {info.task.name} of at most {ticks} ticks, others of {norm.max_steps}: "
-                "wanted one maximum episode length a task"
-            )
-    return found
-
-
-def normalizer(frames: Frames) -> Normalizer:
-    """The task's normaliser. Raises ValueError if the frames are of several tasks."""
-    found = normalizers(frames)
-    if len(found) != 1:
-        raise ValueError(f"wanted episodes of one task, found {sorted(found)}")
-    return next(iter(found.values()))
-
-
 def train_value(
     frames: Frames,
     out: Path,
@@ -124,7 +99,7 @@ def train_value(
     norms = normalizers(frames, how.fail_ratio, how.fail_rule)
     _check(frames, how)
     if start:
-        check_same(trained_norms(start) or _of_before(norms), norms, f"value checkpoint {start}")
+        check_start(start, norms)
     station = frames.episodes[0].info.station
     new = np.array([fresh(e) for e in frames.episodes]) if fresh else None
     target = _targets(frames, norms)
@@ -169,17 +144,6 @@ def train_value(
     return ValueResult(values, failed if tells else None, norms, report, by_task)
 
 
-def trained_norms(folder: Path) -> dict[str, Normalizer]:
-    """By task, those of a value checkpoint. Empty for one of before they were kept."""
-    known = read(folder).lineage.get("normalizers", {})
-    return {task: Normalizer(**norm) for task, norm in known.items()}
-
-
-def _of_before(norms: dict[str, Normalizer]) -> dict[str, Normalizer]:
-    """What checkpoints were trained by that do not say it."""
-    return {task: Normalizer(norm.max_steps) for task, norm in norms.items()}
-
-
 def report_value(
     values: dict[str, np.ndarray],
     episodes: list[Episode],
@@ -204,16 +168,6 @@ def report_value(
     known = [e for e in episodes if e.info.id in values]
     of_task = {t: [e for e in known if e.info.task.name == t] for t in norms}
     return judge(known), {task: judge(own) for task, own in of_task.items() if own}
-
-
-def check_outcomes(episodes: list[Episode]) -> None:
-    """Raise ValueError where one has no outcome: it would count as a failure."""
-    missing = [e.info.id for e in episodes if e.info.outcome not in ("success", "failure")]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(episodes)} episodes have no outcome, the first: {missing[0]}: give it "
-            "by ./recap label set STORE EPISODE success|failure"
-        )
 
 
 def _check(frames: Frames, how: ValueTraining) -> None:
