@@ -83,7 +83,7 @@ def test_calibration_by_hand():
     value[18:] -= 0.4
     value[18:] = -0.05  # still the greatest
     gap = (9 * 0.1 + 0.35) / 10
-    found = judge_value([value], [truth], [True], [truth], 1)
+    found = judge_value([value] * 3, [truth] * 3, [True] * 3, [truth] * 3, 1)
     assert found.calibration == pytest.approx(gap)
 
 
@@ -122,6 +122,14 @@ def test_gates_are_settings():
     assert report.problems(Gates(*[None] * 8)) == []
     strict = replace(Gates(), spearman=0.99)
     assert "spearman is" in judge(expectation).problems(strict)[0]
+
+
+def test_one_episode_says_nothing_and_fails_nothing_but_a_constant():
+    report = judge(expectation, drop=range(1, COUNT))
+    assert report.episodes == 1 and report.problems() == []
+    assert "spearman: 1 episodes" in report.unmeasured()
+    constant = judge(lambda rng, length, won, lost: np.full(length, -0.4), drop=range(1, COUNT))
+    assert [p.split(":")[0] for p in constant.problems()] == ["the output is nearly constant"]
 
 
 def test_nothing_to_judge_is_refused():

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from recap_learner.statistics import auc
 
 BEFORE_END_S = (0.5, 1.0, 2.0, 3.0, 5.0)
-_FEWEST = 3  # on each side of a comparison; fewer say nothing
+_FEWEST = 3  # episodes, or on each side of a comparison; fewer say nothing
 _BINS = 10
 
 
@@ -101,6 +101,8 @@ class ValueReport:
         """Gates that say nothing here, each as one line with the reason."""
         lost = self.episodes - self.successes
         why = {
+            "spearman": f"{self.episodes} episodes",
+            "spearman_success": f"{self.successes} successes",
             "outcome_auc": f"{self.successes} successes and {lost} failures",
             "fast_auc": f"{self.successes} successes",
             "correction_auc": "too few corrected frames in successes",
@@ -154,11 +156,8 @@ def judge_value(
         frames=len(pooled),
         episodes=len(values),
         spread=float(pooled.std()),
-        spearman=_spearman(pooled, truth),
-        spearman_success=_spearman(
-            np.concatenate([values[i] for i in won]) if won else np.empty(0),
-            np.concatenate([returns[i] for i in won]) if won else np.empty(0),
-        ),
+        spearman=_spearman(values, returns),
+        spearman_success=_spearman([values[i] for i in won], [returns[i] for i in won]),
         outcome_auc=_auc(*_before_end(values, won, lost, second)),
         fast_auc=_auc(
             np.array([mean_advantage[i] for i in won if lengths[i] < middle]),
@@ -167,7 +166,7 @@ def judge_value(
         correction_auc=_correction_auc([advantages[i] for i in won], [corrections[i] for i in won], second)
         if corrections is not None
         else float("nan"),
-        calibration=_calibration(pooled, truth),
+        calibration=_calibration(pooled, truth) if len(values) >= _FEWEST else float("nan"),
         fall_auc=fall_auc,
         fall=fall,
         successes=len(won),
@@ -223,7 +222,8 @@ def _calibration(values: np.ndarray, truth: np.ndarray) -> float:
     return sum(gaps) / len(values)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0 if len(a) else float("nan")
-    return float(spearmanr(a, b).statistic)
+def _spearman(values: Sequence[np.ndarray], returns: Sequence[np.ndarray]) -> float:
+    if len(values) < _FEWEST:
+        return float("nan")
+    a, b = np.concatenate(values), np.concatenate(returns)
+    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0

@@ -67,15 +67,14 @@ def fit_value(
     seed: int,
     progress: Progress | None = None,
     *,
-    gates: Gates | None = None,
     fresh: Callable[[Episode], bool] | None = None,
     cotraining: CoTraining | None = None,
 ) -> dict[str, Any]:
     """Train the value function of this round → its report. The values of all ticks are saved.
 
-    frames: of one task, or of several to pre-train on. gates: what it must reach on held-out episodes, of all
-    tasks together and of each; None reports what would fail. fresh, cotraining: as `train_value`'s.
-    Raises GateError after everything is saved, the report as <folder>/value.json too.
+    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s.
+    Raises GateError where it fails how.gates, on all tasks together or on one, after everything is saved, the
+    report as <folder>/value.json too.
     """
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
     made = train_value(
@@ -83,7 +82,7 @@ def fit_value(
     )
     save_values(folder / "values.npz", made.values, made.failed, made.norms)
     several = made.by_task if len(made.by_task) > 1 else {}
-    limits = gates or Gates()
+    limits = how.gates or Gates()
     found = {
         **made.report.to_dict(),
         "problems": made.report.problems(limits),
@@ -94,10 +93,10 @@ def fit_value(
         },
     }
     write_json(folder / "value.json", found)
-    if gates is not None:
-        made.report.check(gates, f"the value function in {folder}")
+    if how.gates is not None:
+        made.report.check(how.gates, f"the value function in {folder}")
         for task, report in several.items():
-            report.check(gates, f"the value function in {folder}, on {task},")
+            report.check(how.gates, f"the value function in {folder}, on {task},")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from recap_learner.cotraining import CoTraining
 from recap_learner.episodes import Episode
 from recap_learner.frames import Frames
-from recap_learner.gates import ValueReport, judge_value
+from recap_learner.gates import Gates, ValueReport, judge_value
 from recap_learner.mixture import Mixture, frame_odds
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.training import Computation, Progress, Schedule, fit
@@ -31,10 +31,11 @@ from recap_policy.value import ValueModel
 class ValueTraining(Computation):
     """folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
     over-fitted value calls everything average. With 1, `held_out` of the episodes are kept back to stop and
-    judge by, and the one model scores all. Early stop on the held-out cross-entropy of each fold.
-    members, combine: an ensemble of so many models a fold, taken as their "mean" or as the "worst", at each
-    frame the one that expects least. mixture: how often frames are drawn.
-    fail_ratio, fail_rule: of the normaliser, see `returns.Normalizer`. tokenizer: as PolicyTraining's.
+    judge by, and the one model scores all. Early stop on the held-out cross-entropy of each fold. members,
+    combine: an ensemble of so many models a fold, taken as their "mean" or as the "worst", at each frame the
+    one that expects least. mixture: how often frames are drawn. gates: what it must reach on held-out
+    episodes for the run to go on; None: what fails is reported and ends nothing. fail_ratio, fail_rule: of
+    the normaliser, see `returns.Normalizer`. tokenizer: as PolicyTraining's.
     """
 
     config: str = "value-tiny"
@@ -46,6 +47,7 @@ class ValueTraining(Computation):
     members: int = 1
     combine: str = "mean"
     mixture: Mixture = Mixture()
+    gates: Gates | None = None
     fail_ratio: float = 1.0
     fail_rule: str = "ordered"
     tokenizer: str | None = None
@@ -203,8 +205,8 @@ def _fit_value(
     target = target.to(placement.device)
     draw = _draw(frames, train, how, fresh)
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        pick = train[draw(generator)]
+    def loss(step: int, generator: torch.Generator, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        pick = train[draw(generator)][rows]
         logits = model.logits(**inputs(frames.where(pick), model))
         crossed = F.cross_entropy(logits, model.two_hot(target[pick]))
         if cotraining is None:
@@ -250,9 +252,12 @@ class EarlyStop:
         self._model, self._check, self._every, self._patience = model, check, check_every, patience
         self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
 
+    def due(self, step: int) -> bool:
+        return (step + 1) % self._every == 0
+
     @torch.no_grad()
     def __call__(self, step: int) -> bool:
-        if (step + 1) % self._every:
+        if not self.due(step):
             return False
         self._model.eval()
         found = self._check()
