@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recap_learner.distributed import crew
 from recap_learner.frames import Frames
 from recap_learner.gates import ValueReport, judge_value
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
@@ -71,9 +72,7 @@ def train_value(
     values: dict[str, np.ndarray] = {}
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
-        model = (
-            load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
-        )
+        model = load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
         _fit_value(
             model,
             frames,
@@ -87,7 +86,8 @@ def train_value(
         values.update(value_per_tick(model, frames.where(held_out)))
         if fold == 0:
             prompts = sorted(set(frames.prompts))
-            save_value(model, out, lineage, station=station, tower=frames.tower, prompts=prompts)
+            if crew().first:
+                save_value(model, out, lineage, station=station, tower=frames.tower, prompts=prompts)
     report = report_value(values, frames, norm)
     return values, report
 
@@ -138,8 +138,8 @@ def _fit_value(
     placement = how.prepare(model)
     target = target.to(placement.device)
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
+    def loss(step: int, generator: torch.Generator, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()][rows]
         logits = model.logits(**_inputs(frames.where(pick), model))
         return {"loss": F.cross_entropy(logits, model.two_hot(target[pick]))}
 
@@ -148,7 +148,7 @@ def _fit_value(
         return float(F.cross_entropy(logits, model.two_hot(target[test])))
 
     stop = EarlyStop(model, held_out_loss, how.check_every, how.patience)
-    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype)
+    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype, how)
     if stop.weights:
         model.load_state_dict(stop.weights)
     model.eval()
@@ -158,15 +158,16 @@ class EarlyStop:
     """A training.Stop that remembers the best weights: those at which `check`, looked at every so many steps
     without dropout, was least. Ends where the last `patience` looks brought nothing better."""
 
-    def __init__(
-        self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int
-    ) -> None:
+    def __init__(self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int) -> None:
         self._model, self._check, self._every, self._patience = model, check, check_every, patience
         self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
 
+    def due(self, step: int) -> bool:
+        return (step + 1) % self._every == 0
+
     @torch.no_grad()
     def __call__(self, step: int) -> bool:
-        if (step + 1) % self._every:
+        if not self.due(step):
             return False
         self._model.eval()
         found = self._check()
