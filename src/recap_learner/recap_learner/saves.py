@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from recap_learner.distributed import Crew
@@ -65,7 +64,7 @@ class Saves:
             shutil.rmtree(target, ignore_errors=True)  # of a save that was killed
             target.mkdir(parents=True)
         self.crew.wait()
-        dcp.save(dict(now), checkpoint_id=target)
+        _dcp().save(dict(now), checkpoint_id=target)
         if self.crew.first:
             replace_file(target / REST, partial(torch.save, rest))
             self._clear(target)
@@ -87,12 +86,12 @@ class Saves:
                 for name, tensor in into.items():
                     _fill(tensor, saved[name])
             return rest
-        saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+        saved = _dcp().FileSystemReader(path).read_metadata().state_dict_metadata
         self._compare(path, into, {name: getattr(about, "size", ()) for name, about in saved.items()})
         with warnings.catch_warnings():
             # One process reads what several wrote: that is meant.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(dict(into), checkpoint_id=path, no_dist=self.crew.ranks == 1)
+            _dcp().load(dict(into), checkpoint_id=path, no_dist=self.crew.ranks == 1)
         return torch.load(path / REST, map_location="cpu", weights_only=True)
 
     def clear(self) -> None:
@@ -122,6 +121,13 @@ class Saves:
                     f"{path}: {name} is {have or 'missing'}, wanted {want or 'none'}: a training of another "
                     "model or version; delete it to begin anew"
                 )
+
+
+def _dcp() -> Any:
+    """Imported where several processes save or saved: it takes two seconds, as much as torch itself."""
+    import torch.distributed.checkpoint
+
+    return torch.distributed.checkpoint
 
 
 def _step(path: Path) -> int:
