@@ -161,7 +161,10 @@ class Spread:
             _shard(self.plain, precision)
         elif self.crew.ranks > 1:
             self.module = nn.parallel.DistributedDataParallel(
-                self.plain, forward_sync_buffers=False, gradient_as_bucket_view=True
+                self.plain,
+                forward_sync_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=True,  # a value function's own tower, where tokens are cached
             )
 
     def backward(self, step: int, seed: int) -> Losses:

@@ -24,6 +24,7 @@ from recap.output import Json
 from recap.output import bar as _bar
 from recap.output import console as _console
 from recap.output import tell as _tell
+from recap.plan_verb import plan
 from recap_policy.chunks import EXECUTE_STEPS
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(label_app, name="label")
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
+app.command()(plan)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
