@@ -7,6 +7,7 @@ An event file is a row of records: length, its checksum, bytes, their checksum, 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import struct
 import time
@@ -60,12 +61,12 @@ class WandbRun:
         except ImportError as error:
             raise ValueError(
                 f"curves are to go to Weights & Biases, but {error.name} is not installed: "
-                ".venv/bin/pip install -r requirements-wandb.txt"
+                ".venv/bin/pip install --no-deps -r requirements-wandb.txt"
             ) from error
         mark = folder / "wandb.id"
         if not mark.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            mark.write_text(wandb.util.generate_id())
+            mark.write_text(secrets.token_hex(4))
         self._run = wandb.init(
             project=project, id=mark.read_text(), name=folder.name, dir=str(folder), resume="allow"
         )

@@ -53,7 +53,7 @@ class Assumed:
 
     def changed(self, words: list[str]) -> Assumed:
         """With NAME=VALUE for each. Raises ConfigError on a name there is not and on what is no number."""
-        known = {f.name: type(f.default) for f in fields(self)}
+        known: dict[str, Any] = {f.name: type(getattr(self, f.name)) for f in fields(self)}
         found: dict[str, Any] = {}
         for word in words:
             name, _, value = word.partition("=")

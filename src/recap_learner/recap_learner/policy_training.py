@@ -91,17 +91,18 @@ class PolicyLoss:
         self._indicator = torch.from_numpy(indicator.astype(np.int64))
         self._stages, self._prompts = frames.stages, frames.prompts
         self._odds = torch.from_numpy(_odds(indicator == 1, how.positive_share))
-        self.data_s = 0.0
+        self.data_s = self.data_cpu_s = 0.0
 
     def __call__(
         self, step: int, generator: torch.Generator, rows: slice = slice(None)
     ) -> dict[str, torch.Tensor]:
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), time.thread_time()
         pick = self._pick(generator)[rows]
         count, draws, rate = self._how.schedule.batch, self._how.draws, self._how.indicator_dropout
         drawn = self._model.draw(count, generator, draws, rate)[rows]
         batch = self._batch(pick).to(self._device)
         self.data_s += time.monotonic() - begin
+        self.data_cpu_s += time.thread_time() - cpu
         return self._model.loss(batch, drawn=drawn)
 
     def name(self, generator: torch.Generator, row: int) -> str:
