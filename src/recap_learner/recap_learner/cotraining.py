@@ -63,7 +63,9 @@ class Captions:
         table = pq.read_table(path)
         if missing := [n for n in ("image", "question", "answer") if n not in table.column_names]:
             raise ValueError(f"{path}: no column {missing[0]!r}, wanted image, question and answer")
-        images = np.stack([decode(data, (size, size)) for data in table["image"].to_pylist()])
+        images = np.empty((len(table), size, size, 3), np.uint8)
+        for data, image in zip(table["image"].to_pylist(), images, strict=True):
+            decode(data, (size, size), image)
         with torch.no_grad():
             parts = [encode(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
         features = torch.cat(parts).to(torch.float16).cpu().numpy()[:, None]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recap_learner.cotraining import CoTraining
+from recap_learner.distributed import crew
 from recap_learner.episodes import Episode
 from recap_learner.frames import Frames
 from recap_learner.gates import Gates, ValueReport, judge_value
@@ -137,7 +138,7 @@ def train_value(
         failed |= per_tick(found.failed, scored)
         if fold == 0:
             prompts = sorted(set(frames.prompts))
-            for index, model in enumerate(models):
+            for index, model in enumerate(models if crew().first else ()):
                 to = member(out, index)
                 save_value(model, to, lineage, station=station, tower=frames.tower, prompts=prompts)
     judged = [e for e, fold in zip(frames.episodes, fold_of, strict=True) if fold < how.folds]
@@ -219,7 +220,7 @@ def _fit_value(
         return float(F.cross_entropy(logits, model.two_hot(target[test])))
 
     stop = EarlyStop(model, held_out_loss, how.check_every, how.patience)
-    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype)
+    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype, how)
     if stop.weights:
         model.load_state_dict(stop.weights)
     model.eval()

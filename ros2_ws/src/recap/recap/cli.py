@@ -24,6 +24,7 @@ from recap.output import Json, Ray, Workers
 from recap.output import bar as _bar
 from recap.output import console as _console
 from recap.output import tell as _tell
+from recap.plan_verb import plan
 from recap.relabel_verb import relabel
 from recap_policy.chunks import EXECUTE_STEPS
 
@@ -39,6 +40,7 @@ app.add_typer(label_app, name="label")
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command()(relabel)
+app.command()(plan)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
