@@ -169,7 +169,7 @@ class Stages:
         sources = {source: combined(parts) for source, parts in found.items()}
         text = json.dumps([name, plain, sources], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path, marker = self._path(name), self._path(f".{name}")
+        path, marker = self._path(name), self._path(f".begun/{name}")
         record = _read(path)
         if record.get("key") == key and all((self.folder / out).exists() for out in record["outputs"]):
             record["outputs"] = self._examined(record["outputs"], record["outputs"])
