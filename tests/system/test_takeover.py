@@ -31,14 +31,16 @@ ALL = [f"/{name}" for name in topics.recorded_topics(STATION)]
 LIMIT = STATION.max_velocity * STATION.step_s + 1e-9
 
 
+def start_arbiter(graph: Graph) -> None:
+    """With the time-outs of a busy test machine."""
+    timeouts = dict.fromkeys(("policy_timeout_s", "teleop_timeout_s", "pedal_timeout_s"), 0.5)
+    graph.start("arbiter", "recap_teleop.nodes.arbiter_node", **timeouts, state_timeout_s=1.0)
+
+
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     with Graph(tmp_path_factory.mktemp("graph")) as graph:
-        # the time-outs are those of a busy test machine
-        graph.start(
-            "arbiter", "recap_teleop.nodes.arbiter_node", policy_timeout_s=0.5, teleop_timeout_s=0.5,
-            pedal_timeout_s=0.5, state_timeout_s=1.0,
-        )  # fmt: skip
+        start_arbiter(graph)
         graph.wait(graph.world.source, 60.0, "the arbiter commands")
         yield graph
 
@@ -122,6 +124,21 @@ def test_killed_policy_is_held_and_followed_again_when_it_is_back(policy: Graph)
     assert all(np.array_equal(c.positions, held) for c in world.heard.commands[before:])
     policy.start("policy", code=POLICY)
     policy.wait(lambda: world.mode() == ControlMode.POLICY, 60.0, "the policy is followed again")
+
+
+def test_a_new_arbiter_holds_until_all_listeners_have_found_it(policy: Graph) -> None:
+    world = policy.world
+    policy.kill("arbiter")
+    world.press(True)  # by whoever claims the robot
+    before = len(world.heard.commands)
+    start_arbiter(policy)
+    policy.wait(lambda: world.source() == "teleop", 60.0, "the person commands")
+    after = world.heard.commands[before:]
+    first = next(i for i, command in enumerate(after) if command.source != "hold")
+    assert first and after[first].stamped_s - after[0].stamped_s > 0.5  # it speaks before it is found
+    assert excess(world.heard.commands[before - 1 :]) <= 0
+    world.press(False)
+    policy.wait(lambda: world.mode() == ControlMode.POLICY, 60.0, "the policy is followed")
 
 
 def test_silent_pedal_ends_the_takeover_in_a_hold(policy: Graph) -> None:

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recap_station.files import to_disk
+
 LOG = "judgements.jsonl"
 OUTCOMES = ("success", "failure", "discarded")
 _WANTED: dict[str, dict[str, type]] = {
@@ -173,7 +175,10 @@ class _Log:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        new = not path.exists()
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        if new:
+            to_disk(path.parent)
 
     def __enter__(self) -> _Log:
         fcntl.flock(self._file, fcntl.LOCK_EX)
