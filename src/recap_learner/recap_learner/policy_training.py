@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from recap_learner.arms import Arm
+from recap_learner.arms.recap import Recap
 from recap_learner.distributed import crew
 from recap_learner.frames import Frames
 from recap_learner.training import Computation, Progress, Schedule, fit
@@ -17,6 +20,8 @@ from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
+
+RECAP = Recap()
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,18 @@ def train_policy(
     seed: int,
     lineage: dict[str, Any],
     progress: Progress | None = None,
+    *,
+    arm: Arm = RECAP,
+    weight: np.ndarray | None = None,
+    advantage: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Train π on `frames` and save it in `out` → the log.
 
-    indicator: (F,) int8, 1 positive, 0 negative; start: the checkpoint to fine-tune (its normalisers
-    are kept), None for a fresh policy on the vision tower in folder `vision`.
+    indicator: (F,) int8, 1 positive, 0 negative, -1 absent; start: the checkpoint to fine-tune (its
+    normalisers are kept), None for a fresh policy on the vision tower in folder `vision`. arm: whose
+    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike.
+
+    A killed training that is started again goes on where it was; see `fit` for what it raises.
     """
     chunks = torch.from_numpy(frames.chunks())
     station = frames.episodes[0].info.station
@@ -64,9 +76,11 @@ def train_policy(
     # The tower is frozen: its tokens were computed once for every frame.
     model.vision.requires_grad_(False)
     placement = how.prepare(model)
-    loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device)
+    loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage)
     workbench = out.parent / "training" / out.name
-    log = fit(model, loss, how.schedule, seed, workbench, progress, precision=placement.dtype, how=how)
+    log = fit(
+        model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how
+    )
     if crew().first:
         save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
     crew().wait()
@@ -75,7 +89,7 @@ def train_policy(
 
 class PolicyLoss:
     """The loss of a step, as `fit` wants it: frames are drawn with replacement, evenly or so that positive
-    ones make up `positive_share`."""
+    ones make up `positive_share`; what is minimised is the arm's objective."""
 
     def __init__(
         self,
@@ -85,12 +99,18 @@ class PolicyLoss:
         indicator: np.ndarray,
         how: PolicyTraining,
         device: torch.device,
+        arm: Arm = RECAP,
+        weight: np.ndarray | None = None,
+        advantage: np.ndarray | None = None,
     ) -> None:
-        self._model, self._frames, self._how, self._device = model, frames, how, device
+        self._model, self._frames, self._how, self._device, self._arm = model, frames, how, device, arm
         self._chunks, self._state = chunks, torch.from_numpy(frames.state)
         self._indicator = torch.from_numpy(indicator.astype(np.int64))
         self._stages, self._prompts = frames.stages, frames.prompts
         self._odds = torch.from_numpy(_odds(indicator == 1, how.positive_share))
+        self._weight = _column(weight, np.ones(len(frames), np.float32))
+        self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
+        self.reference = Reference(model, arm.refresh) if arm.refresh else None
         self.data_s = self.data_cpu_s = 0.0
 
     def __call__(
@@ -103,7 +123,14 @@ class PolicyLoss:
         batch = self._batch(pick).to(self._device)
         self.data_s += time.monotonic() - begin
         self.data_cpu_s += time.thread_time() - cpu
-        return self._model.loss(batch, drawn=drawn)
+        terms, before = self._model.terms(batch, drawn=drawn), None
+        if self.reference is not None:
+            with torch.no_grad():
+                before = self.reference.model.terms(batch, drawn=drawn)
+        advantage, weight = (c[pick].to(self._device) for c in (self._advantage, self._weight))
+        losses = {k: v.mean() for k, v in self._arm.objective(terms, before, advantage, weight).items()}
+        shown = {name: each.detach().mean() for name, each in terms.items()}
+        return {"loss": self._model.total(losses), **shown}
 
     def name(self, generator: torch.Generator, row: int) -> str:
         """Which sample stands in a row of the batch."""
@@ -129,6 +156,29 @@ class PolicyLoss:
         )
 
 
+class Reference:
+    """The policy as it was, renewed every `every` steps. A `Stop` that never stops: so it is saved and
+    restored with the training."""
+
+    def __init__(self, model: VLA, every: int) -> None:
+        self._trained, self._every = model, every
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def due(self, step: int) -> bool:
+        return (step + 1) % self._every == 0
+
+    def __call__(self, step: int) -> bool:
+        if self.due(step):
+            self.model.load_state_dict(self._trained.state_dict())
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+
 def _odds(positive: np.ndarray, wanted: float | None) -> np.ndarray:
     """Probability of each frame → (F,) float64."""
     weight = np.full(len(positive), 1.0 / len(positive))
@@ -138,6 +188,10 @@ def _odds(positive: np.ndarray, wanted: float | None) -> np.ndarray:
             weight = np.where(positive, wanted / share, (1 - wanted) / (1 - share))
             weight /= weight.sum()
     return weight
+
+
+def _column(given: np.ndarray | None, default: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(default if given is None else given.astype(np.float32))
 
 
 def _fresh(frames: Frames, chunks: torch.Tensor, how: PolicyTraining, vision: Path, seed: int) -> VLA:

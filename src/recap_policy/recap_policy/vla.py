@@ -6,7 +6,7 @@ flow's time: expert.py. Shapes: B batch, C cameras, K draws, T action tokens, H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -158,7 +158,27 @@ class VLA(nn.Module):
         indicator_dropout: float | None = None,
         drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars "loss" (to minimise), "flow", "subtask" and, where the model has FAST, "fast".
+        """Scalars "loss" (to minimise), "flow", "subtask" and, where the model has FAST, "fast": means of
+        `terms` over the batch, weighted by `Batch.weight`. Arguments and errors: those of `terms`."""
+        terms = self.terms(batch, generator, draws, indicator_dropout, drawn)
+        weight = batch.weight
+        means = {k: (each if weight is None else each * weight).mean() for k, each in terms.items()}
+        return {"loss": self.total(means), **{name: mean.detach() for name, mean in means.items()}}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The configuration's weighted sum of "flow", "subtask" and "fast", whatever their shape."""
+        total = terms["flow"] + self.config.subtask_weight * terms["subtask"]
+        return total + self.config.fast_weight * terms["fast"] if "fast" in terms else total
+
+    def terms(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        draws: int = 4,
+        indicator_dropout: float | None = None,
+        drawn: Drawn | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of each example, (B,): "flow", "subtask" and, where the model has FAST, "fast".
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
         `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
@@ -178,16 +198,7 @@ class VLA(nn.Module):
         first, stop = span(prefix.learnt)
         read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
         hidden, cache = self.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
-        rows = len(batch.state)
-        weight = torch.ones(rows, device=hidden.device) if batch.weight is None else batch.weight
         crossed = self._crossed(prefix, hidden, first)
-        text = (crossed[Kind.SUBTASK] * weight).mean()
-        losses = {"subtask": text.detach()}
-        total = self.config.subtask_weight * text
-        if Kind.ACTION in crossed:
-            fast = (crossed[Kind.ACTION] * weight).mean()
-            losses["fast"] = fast.detach()
-            total = total + self.config.fast_weight * fast
         # The expert is blind to the FAST tokens: actions are predicted twice, each on its own.
         _, stop = span(prefix.seen)
         seen = prefix.seen[:, :stop]
@@ -206,8 +217,8 @@ class VLA(nn.Module):
         noisy = committed.hold(t * noise + (1 - t) * actions, actions)
         velocity = self.expert(noisy, time, cache, plan, committed)
         error = (velocity - (noise - actions)).square() * self.codec.importance
-        flow = (committed.mean(error) * weight).mean()
-        return {"loss": flow + total, "flow": flow.detach(), **losses}
+        found = {"flow": committed.mean(error), "subtask": crossed[Kind.SUBTASK]}
+        return {**found, "fast": crossed[Kind.ACTION]} if Kind.ACTION in crossed else found
 
     def draw(
         self,

@@ -19,6 +19,7 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 
 from recap.exchange_verbs import export_app, import_app
+from recap.iterate_verb import iterate
 from recap.label_verb import label_app
 from recap.output import Json, Ray, Workers
 from recap.output import bar as _bar
@@ -41,6 +42,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command()(relabel)
 app.command()(plan)
+app.command()(iterate)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]

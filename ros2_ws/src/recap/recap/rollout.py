@@ -81,8 +81,10 @@ def run_attempts(
     seeds: Sequence[int],
     workers: int = 2,
     progress: Callable[[float, str], None] | None = None,
+    each: Callable[[Attempt], None] | None = None,
 ) -> list[Attempt]:
     """Run one attempt a seed, in the order of the seeds. The outcome of a seed depends on it alone.
+    each: called with every attempt that is over, while the others go on.
 
     Raises what kept an attempt from being made: ContractError, CheckpointError, OSError of a full disk.
     """
@@ -95,6 +97,8 @@ def run_attempts(
         try:
             for future in futures:
                 results.append(future.result())
+                if each:
+                    each(results[-1])
                 if progress:
                     left = (time.monotonic() - started) / len(results) * (len(seeds) - len(results))
                     won = sum(a.success for a in results)
