@@ -13,6 +13,7 @@ from recap_learner.statistics import (
     mcnemar_p,
     mean_interval,
     paired_difference_interval,
+    paired_rate_difference_interval,
     throughput_interval,
     throughput_per_hour,
     throughput_ratio_interval,
@@ -97,6 +98,21 @@ def test_newcombe_interval_matches_the_published_example():
     # Newcombe 1998, table II (a): 56/70 against 48/80
     low, high = independent_difference_interval((48, 80), (56, 70))
     assert (low, high) == pytest.approx((0.0524, 0.3339), abs=2e-4)
+
+
+def test_paired_newcombe_interval_matches_the_published_example_and_covers():
+    # Newcombe 1998, table II: 36 both, 12 only the second, 2 only the first, 0 neither.
+    first = [True] * 36 + [False] * 12 + [True] * 2
+    second = [True] * 36 + [True] * 12 + [False] * 2
+    assert paired_rate_difference_interval(first, second) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+    low, high = paired_rate_difference_interval([True] * 20, [True] * 20)
+    assert low == -high and high == pytest.approx(0.161, abs=1e-3)
+
+    def paired(rng):
+        hard = rng.random(50)
+        return paired_rate_difference_interval(hard < 0.75, hard + 0.2 * rng.random(50) < 1.0)
+
+    assert 0.92 <= coverage(0.9 - 0.75, paired, 500) <= 0.99
 
 
 def test_exact_mcnemar_by_hand():

@@ -146,9 +146,7 @@ def inspect_store(
     return StoreReport(tuple(reports), tuple(findings), step_s)
 
 
-def inspect_episode(
-    episode: Episode, folder: Path, limits: Limits
-) -> tuple[EpisodeReport, list[Finding]]:
+def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[EpisodeReport, list[Finding]]:
     """One episode; `folder`: the store's, from which its bag is found."""
     name, found = episode.info.id, check_ticks(episode, limits)
     streams: dict[str, StreamReport] = {}

@@ -79,9 +79,7 @@ def label(episodes: Sequence[EpisodeValues], norm: Normalizer, rule: LabelRule) 
     advantage: dict[str, np.ndarray] = {}
     whole: dict[str, np.ndarray] = {}
     for episode in episodes:
-        whole[episode.episode] = n_step_advantages(
-            episode.values, episode.success, len(episode.values), norm
-        )
+        whole[episode.episode] = n_step_advantages(episode.values, episode.success, len(episode.values), norm)
         advantage[episode.episode] = (
             n_step_advantages(episode.values, episode.success, rule.lookahead, norm, episode.correction)
             if rule.lookahead

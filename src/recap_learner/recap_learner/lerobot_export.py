@@ -165,9 +165,7 @@ def _columns(episode: Episode, labels: Mapping[str, np.ndarray] | None) -> dict[
     return columns
 
 
-def _features(
-    episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str
-) -> dict[str, Any]:
+def _features(episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str) -> dict[str, Any]:
     joints = list(episode.info.station.joint_names)
     features: dict[str, Any] = {}
     for name, values in _columns(episode, None).items():

@@ -110,9 +110,7 @@ def _own(table: pa.Table, kept: dict[str, Any], bag: str) -> Episode:
     )
 
 
-def _foreign(
-    table: pa.Table, info: dict[str, Any], name: str, station: Station, task: Task
-) -> Episode:
+def _foreign(table: pa.Table, info: dict[str, Any], name: str, station: Station, task: Task) -> Episode:
     missing = [n for n in ("observation.state", "action") if n not in table.column_names]
     missing += [video_key(c) for c in station.camera_names if video_key(c) not in info["features"]]
     if missing:

@@ -51,7 +51,7 @@ def sequential_p(first: Sequence[bool], second: Sequence[bool]) -> float:
     second's with probability 1/2; the p is 1 over the largest mixture likelihood ratio so far.
     """
     a, b = np.asarray(first, bool), np.asarray(second, bool)
-    most = wins = seen = 0
+    most, wins, seen = 0.0, 0, 0
     for alone in b[a != b]:
         wins, seen = wins + int(alone), seen + 1
         most = max(most, _log_beta(1 + wins, 1 + seen - wins) + seen * log(2))

@@ -71,9 +71,7 @@ def train_value(
     values: dict[str, np.ndarray] = {}
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
-        model = (
-            load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
-        )
+        model = load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
         _fit_value(
             model,
             frames,
@@ -158,9 +156,7 @@ class EarlyStop:
     """A training.Stop that remembers the best weights: those at which `check`, looked at every so many steps
     without dropout, was least. Ends where the last `patience` looks brought nothing better."""
 
-    def __init__(
-        self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int
-    ) -> None:
+    def __init__(self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int) -> None:
         self._model, self._check, self._every, self._patience = model, check, check_every, patience
         self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
 
