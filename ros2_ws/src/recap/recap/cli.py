@@ -25,6 +25,7 @@ from recap.output import Json
 from recap.output import bar as _bar
 from recap.output import console as _console
 from recap.output import tell as _tell
+from recap.report_verb import report
 
 app = typer.Typer(
     name="recap",
@@ -38,6 +39,7 @@ app.add_typer(label_app, name="label")
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command(name="eval")(evaluate)
+app.command(name="report")(report)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]

@@ -66,8 +66,10 @@ def run_attempts(
     seeds: Sequence[int],
     workers: int = 2,
     progress: Callable[[float, str], None] | None = None,
+    each: Callable[[Attempt], None] | None = None,
 ) -> list[Attempt]:
     """Run one attempt a seed, in the order of the seeds. The outcome of a seed depends on it alone.
+    each: called with every attempt that is over, while the others go on.
 
     Raises what kept an attempt from being made: ContractError, CheckpointError, OSError of a full disk.
     """
@@ -76,6 +78,8 @@ def run_attempts(
     with closing(finished([rollouts], [(0, seed) for seed in seeds], workers)) as attempts:
         for _, attempt in attempts:
             results[attempt.seed] = attempt
+            if each:
+                each(attempt)
             if progress:
                 left = (time.monotonic() - started) / len(results) * (len(seeds) - len(results))
                 won = sum(a.success for a in results.values())
