@@ -210,7 +210,7 @@ def test_a_finished_run_shows_its_numbers_and_nothing_is_missing(finished):
         f"+{100 * c['success_difference']:.1f} points",
         f"{c['throughput_ratio']:.2f} times",
         "exact McNemar test",
-        "here it does .",
+        "better it is asked to: here it does.",
         "RECAP 1 asked for positive",
         "against RECAP",
         "cloning the best",
@@ -272,7 +272,7 @@ def test_the_corrected_live_attempt_is_the_one_shown(finished):
                 "iteration_01/bags",
                 "iteration_01/policy",
             ],
-            ["nothing to compare it with yet", "No model has been trained yet", "No other way to learn"],
+            ["nothing to compare it with yet", "No model has been trained yet", "own policy of this iteration was not evaluated"],
         ),
     ],
 )

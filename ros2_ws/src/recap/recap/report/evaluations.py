@@ -52,6 +52,14 @@ class Result:
         title = METHODS.get(self.method, self.method.replace("_", " "))
         return f"{title} {self.iteration}" if self.method == "recap" and self.iteration else title
 
+    def with_stages(self, stages: tuple[str, ...]) -> Result:
+        """With the task's stages where the file does not say them."""
+        return (
+            self
+            if self.evaluation.stages
+            else replace(self, evaluation=replace(self.evaluation, stages=stages))
+        )
+
     @property
     def color(self) -> str:
         return {"sft": style.GREY, "recap": style.BLUE}.get(self.method, style.SKY)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from recap.report.style import (
@@ -220,13 +221,12 @@ def stacked(
             axis.barh(-y, length, 0.66, left=left, color=color, hatch=hatch or None, edgecolor=PAPER)
             left += length
         axis.annotate(f"{left:.1f}", (left, -y), xytext=(4, 0), textcoords="offset points", va="center")
-    for name, color, hatch in parts:
-        axis.bar(0, 0, color=color, hatch=hatch or None, edgecolor=PAPER, label=name)
     axis.set_yticks([-y for y in range(len(rows))], [name for name, _ in rows])
     axis.tick_params(axis="y", left=False, labelcolor=INK)
     axis.grid(False, axis="y")
     axis.spines["left"].set_visible(False)
     axis.set_xlim(0, max(sum(lengths) for _, lengths in rows) * 1.08 or 1)
     axis.set_xlabel(xlabel)
-    fig.legend(loc="outside upper left", ncols=len(parts), handlelength=1.5, columnspacing=1.4)
+    known = [Patch(facecolor=c, hatch=hatch or None, edgecolor=PAPER, label=n) for n, c, hatch in parts]
+    fig.legend(handles=known, loc="outside upper left", ncols=len(parts), handlelength=1.5, columnspacing=1.4)
     return fig

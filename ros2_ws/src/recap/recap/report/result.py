@@ -15,6 +15,7 @@ from recap_learner.evaluation import compare, verdict
 
 # Reasons that attempts end for, in words.
 REASONS = {"failure": "beyond recovery", "time limit": "out of time"}
+MOST_KINDS = 5  # of failures, shown of each policy
 
 
 def head(run: Run) -> str:
@@ -173,7 +174,7 @@ def _seed_by_seed(line: list[Result]) -> str:
     won = [{a.seed: a.success for a in r.evaluation.attempts} for r in (first, last)]
     counts = Counter((won[0][seed], won[1][seed]) for seed in won[0] if seed in won[1])
     rows = [
-        ("both succeeded", counts[True, True], figures.SKY),
+        ("both succeeded", counts[True, True], figures.GREEN),
         (f"only {last.title}", counts[False, True], figures.BLUE),
         (f"only {first.title}", counts[True, False], figures.ORANGE),
         ("neither", counts[False, False], figures.GREY),
@@ -190,11 +191,15 @@ def _seed_by_seed(line: list[Result]) -> str:
 def _reasons(line: list[Result]) -> str:
     rows = []
     for r in _ends(line):
-        for kind in r.summary["failures"]:
+        kinds = r.summary["failures"]
+        for kind in kinds[:MOST_KINDS]:
             where = f", {kind['stage']}" if kind["stage"] else ""
             title = f"{r.title}: {REASONS.get(kind['reason'], kind['reason'])}{where}"
             text = f"{kind['count']} of {r.summary['attempts']}"
             rows.append((title, kind["share"], r.color, text))
+        if rest := sum(kind["count"] for kind in kinds[MOST_KINDS:]):
+            share = rest / r.summary["attempts"]
+            rows.append((f"{r.title}: otherwise", share, r.color, f"{rest} of {r.summary['attempts']}"))
     if not rows:
         return "<h3>Why attempts failed</h3><p>No attempt of either policy failed.</p>"
     return page.picture(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from recap.report.evaluations import Result, find_results, main_line
 from recap.report.missing import Missing
-from recap_learner.episodes import SUFFIX, Episode, read_images
+from recap_learner.episodes import SUFFIX, Episode, read_images, read_info
 from recap_learner.returns import Normalizer
 from recap_learner.store import load_judged
 from recap_station import topics
@@ -100,7 +100,17 @@ class Run:
 
     @cached_property
     def _found(self) -> tuple[list[Result], list[str]]:
-        return find_results(self.folder)
+        results, problems = find_results(self.folder)
+        return [r.with_stages(self._stages) for r in results], problems
+
+    @cached_property
+    def _stages(self) -> tuple[str, ...]:
+        """Of the task, in order; empty where nothing says."""
+        for file in sorted(self.store.glob(f"*{SUFFIX}")):
+            info = read_info(file)
+            if not self.task or self.task == info.task.name:
+                return tuple(info.task.stages)
+        return ()
 
     @property
     def results(self) -> list[Result]:
