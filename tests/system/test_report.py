@@ -272,7 +272,11 @@ def test_the_corrected_live_attempt_is_the_one_shown(finished):
                 "iteration_01/bags",
                 "iteration_01/policy",
             ],
-            ["nothing to compare it with yet", "No model has been trained yet", "own policy of this iteration was not evaluated"],
+            [
+                "nothing to compare it with yet",
+                "No model has been trained yet",
+                "own policy of this iteration was not evaluated",
+            ],
         ),
     ],
 )

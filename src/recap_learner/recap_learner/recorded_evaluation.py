@@ -6,9 +6,10 @@ The outcomes are those of the cell: the simulator's, or a person's, said live or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,12 +25,13 @@ def evaluate_recorded(
     reset_s: float | None = None,
     count_reset: bool = False,
     progress: Callable[[float, str], None] | None = None,
-    wanted: Iterable[str] = (),
+    wanted: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Evaluation], list[str]]:
     """Bags, folders of bags or stores → (one evaluation a checkpoint, lines about what was left out).
 
-    reset_s: between attempts; None: the median pause between the recordings. wanted: checkpoints by the name
-    that the recordings carry, or an end of it; none: all. Demonstrations and discarded attempts are left out.
+    reset_s: between attempts; None: the median pause between the recordings. wanted: checkpoints, by what
+    recordings call them or an end of it → another name that they may carry (the identity, as live ones do);
+    none: all. Demonstrations and discarded attempts are left out.
     Raises EvaluationError where nothing is left.
     """
     episodes, problems = _read(paths, progress)
@@ -47,25 +49,24 @@ def evaluate_recorded(
         if ids:
             some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
             problems.append(f"{len(ids)} attempts left out, {why}: {some}")
-    ends = list(wanted)
-    if ends:
-        chosen = {
-            name: group
-            for name, group in groups.items()
-            if any(
-                name == end or Path(name).parts[-len(Path(end).parts) :] == Path(end).parts for end in wanted
+    if wanted and groups:
+        chosen: dict[str, list[Episode]] = {}
+        for name, identity in wanted.items():
+            for said, group in groups.items():
+                if said in (name, identity) or _ends_with(said, name):
+                    chosen.setdefault(name, []).extend(group)
+        if not chosen:
+            raise EvaluationError(
+                f"checkpoint {next(iter(wanted))!r}: wanted one of {', '.join(map(repr, groups))}"
             )
-        }
-        if not chosen and groups:
-            raise EvaluationError(f"checkpoint {ends[0]!r}: wanted one of {', '.join(map(repr, groups))}")
         groups = chosen
     if not groups:
         said = f"; {problems[0]}" if problems else ""
         raise EvaluationError(f"{paths[0]}: holds no attempt of a policy with an outcome{said}")
     short = _short_names(list(groups))
+    order = list(groups) if wanted else sorted(groups)
     return [
-        _evaluation(short[checkpoint], checkpoint, group, reset_s, count_reset)
-        for checkpoint, group in sorted(groups.items())
+        _evaluation(short[c], c, wanted.get(c, c), groups[c], reset_s, count_reset) for c in order
     ], problems
 
 
@@ -108,7 +109,12 @@ def _read(
 
 
 def _evaluation(
-    name: str, checkpoint: str, episodes: list[Episode], reset_s: float | None, count_reset: bool
+    name: str,
+    checkpoint: str,
+    identity: str,
+    episodes: list[Episode],
+    reset_s: float | None,
+    count_reset: bool,
 ) -> Evaluation:
     episodes = sorted(episodes, key=lambda e: (e.info.seed, int(e.time_ns[0])))
     first, notes = episodes[0].info, []
@@ -131,7 +137,7 @@ def _evaluation(
         name=name,
         attempts=tuple(attempt_of(e) for e in episodes),
         checkpoint=checkpoint,
-        identity=checkpoint,
+        identity=identity,
         task=first.task.name,
         station=first.station.name,
         stages=tuple(first.task.stages),
@@ -153,6 +159,10 @@ def _pause_s(episodes: Sequence[Episode]) -> float | None:
         return None
     pauses = [pause for pause in pauses if pause <= LONGEST_RESET_S]
     return float(np.median(pauses)) if pauses else None
+
+
+def _ends_with(path: str, end: str) -> bool:
+    return Path(path).parts[-len(Path(end).parts) :] == Path(end).parts
 
 
 def _short_names(checkpoints: Sequence[str]) -> Mapping[str, str]:

@@ -49,8 +49,9 @@ def evaluate(
         bool, typer.Option("--until-decided", help="Stop when every policy is told from the first.")
     ] = False,
     reset_s: Annotated[
-        float, typer.Option(help="Seconds between attempts; else 0, or the pauses seen in recordings.")
-    ] = -1.0,
+        float | None,
+        typer.Option(min=0, help="Seconds between attempts; else 0, or the pauses seen in recordings."),
+    ] = None,
     with_reset: Annotated[bool, typer.Option("--with-reset", help="Count them in the throughput.")] = False,
     training_seeds: Annotated[
         bool, typer.Option("--training-seeds", help="Allow start states that a policy has learned from.")
@@ -93,13 +94,10 @@ def evaluate(
     given = checkpoints or []
     if not given and not bags:
         raise UsageError("wanted CHECKPOINT, or --bags FOLDER")
-    if reset_s != -1.0 and not 0 <= reset_s < 36_000:
-        raise UsageError(f"--reset-s: wanted 0 or more seconds, found {reset_s:g}")
-    stated = None if reset_s < 0 else reset_s
     if bags:
         if live or until_decided or until_width:
             raise UsageError("--bags: what was recorded is evaluated whole, without --live and --until-…")
-        _recorded(bags, [str(c) for c in given], stated, with_reset, out, as_json)
+        _recorded(bags, given, reset_s, with_reset, out, as_json)
         return
     how = Rollouts(station, task, execute_steps=execute_steps, operator=watched)
     policies = entrants(given, _samplings(indicator, beta), how, out)
@@ -108,7 +106,7 @@ def evaluate(
     if live:
         if len(policies) > 1 or until_decided or until_width:
             raise UsageError("--live: wanted one policy under one setting, without --until-…")
-        _live(policies[0], seeds, watched, stated, with_reset, as_json)
+        _live(policies[0], seeds, watched, reset_s, with_reset, as_json)
         return
     try:
         stopping = Stopping(until_width or None, until_decided)
@@ -117,7 +115,7 @@ def evaluate(
     if until_decided and len(policies) < 2:
         raise UsageError("--until-decided: wanted two policies or settings to tell apart, found one")
     with bar("Attempts", as_json) as report:
-        found = evaluate(policies, seeds, stopping, workers, stated or 0.0, with_reset, notes, report)
+        found = evaluate(policies, seeds, stopping, workers, reset_s or 0.0, with_reset, notes, report)
     tell(found, [p.result for p in policies], as_json, notes)
 
 
@@ -173,14 +171,21 @@ def _held_out(policies: Sequence[Entrant], seeds: range, allowed: bool) -> list[
 
 def _recorded(
     bags: Sequence[Path],
-    wanted: Sequence[str],
+    checkpoints: Sequence[Path],
     reset_s: float | None,
     count_reset: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     from recap_learner.recorded_evaluation import evaluate_recorded
+    from recap_policy.description import CheckpointError, read
 
+    wanted: dict[str, str] = {}
+    for checkpoint in checkpoints:  # headless recordings name the folder, live ones the identity
+        try:
+            wanted[str(checkpoint)] = read(checkpoint).identity
+        except CheckpointError:  # a policy that is not here any more
+            wanted[str(checkpoint)] = str(checkpoint)
     with bar("Bags", as_json) as report:
         found, problems = evaluate_recorded(bags, reset_s, count_reset, report, wanted)
     for problem in problems:
