@@ -1,8 +1,8 @@
 """What a task gives to the cell. One task is one module in `tasks/` and one YAML in `config/tasks/`.
 
 Shared by all tasks: the table, arms and cameras (`model.py`, `arms.py`), stepping and rendering (`cell.py`),
-smooth tip motion (`motion.py`), the grips (`grip.py`), the book-keeping of stages and outcome (`judge.py`), of
-the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of keypoints
+smooth tip motion (`motion.py`), the grips (`grip.py`), the book-keeping of stages and outcome (`judge.py`),
+of the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of keypoints
 (`vision.py`).
 """
 
@@ -73,8 +73,8 @@ class Signs:
 class SimTask:
     """The simulated side of a task; hooks in the order in which they are called.
 
-    One object belongs to one cell. `memory` (n,) float64 is what the positions of bodies do not tell (coffee in
-    a basket, say); it travels in `Truth.qpos` behind them.
+    One object belongs to one cell. `memory` (n,) float64 is what the positions of bodies do not tell (coffee
+    in a basket, say); it travels in `Truth.qpos` behind them.
     """
 
     KEYPOINTS: ClassVar[tuple[str, ...]] = ()

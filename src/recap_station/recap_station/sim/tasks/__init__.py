@@ -6,9 +6,10 @@ import difflib
 
 from recap_station.contract import ContractError, Task
 from recap_station.sim.task import SimTask
+from recap_station.sim.tasks.espresso import Espresso
 from recap_station.sim.tasks.handover_insert import HandoverInsert
 
-TASKS: dict[str, type[SimTask]] = {"handover_insert": HandoverInsert}
+TASKS: dict[str, type[SimTask]] = {"handover_insert": HandoverInsert, "espresso": Espresso}
 
 
 def sim_task(task: Task) -> SimTask:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recap_station.sim.arms import ARM_DOF, OPENING_M, Unreachable, reach_down
+from recap_station.sim.arms import OPENING_M, Unreachable
+from recap_station.sim.scatter import LEFT_WORKS, RIGHT_WORKS, arms_state
 from recap_station.sim.task import put_free_body
 from recap_station.sim.tasks.handover_insert.scene import (
     GRASP,
@@ -21,11 +22,9 @@ from recap_station.sim.tasks.handover_insert.scene import (
 if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
 
-# Corners (low, high) of where a held peg's centre and a free gripper may be.
+# Corners (low, high) of where a held peg's centre may be.
 _IN_LEFT = ([-0.18, -0.12, 0.02], [0.04, 0.04, 0.26])
 _IN_RIGHT = ([-0.04, -0.06, 0.08], [0.12, 0.18, 0.24])
-_LEFT_WORKS = ([-0.28, -0.16, 0.02], [-0.02, 0.06, 0.28])
-_RIGHT_WORKS = ([0.02, -0.12, 0.06], [0.26, 0.20, 0.28])
 
 
 def scatter(cell: Cell, rng: np.random.Generator) -> None:
@@ -41,7 +40,7 @@ def scatter(cell: Cell, rng: np.random.Generator) -> None:
         if any(_inside_socket(tip[0], mouth) for tip in tips):
             continue
         try:
-            state = _state(cell, tips, rng)
+            state = arms_state(cell, tips, rng)
         except Unreachable:
             continue
         break
@@ -84,18 +83,9 @@ def _tip(
         spot = center + side * GRASP * axis + rng.normal(0.0, 0.025, 3)
         spot[2] = max(spot[2], 0.014) + rng.exponential(0.05)
         return spot, yaw + rng.normal(0.0, 0.15), opening
-    return rng.uniform(*(_LEFT_WORKS, _RIGHT_WORKS)[arm]), rng.normal(0.0, 0.2), opening
+    return rng.uniform(*(LEFT_WORKS, RIGHT_WORKS)[arm]), rng.normal(0.0, 0.2), opening
 
 
 def _inside_socket(tip: np.ndarray, mouth: np.ndarray) -> bool:
     off = tip - mouth + np.array([HOLE_DEPTH / 2, 0.0, 0.0])
     return abs(off[0]) < HOLE_DEPTH / 2 + 0.025 and abs(off[1]) < HOLE_HALF + 0.06 and tip[2] < 0.16
-
-
-def _state(cell: Cell, tips: list[tuple[np.ndarray, float, float]], rng: np.random.Generator) -> np.ndarray:
-    parts = []
-    for arm, (tip, yaw, opening) in zip(cell.layout.arms, tips, strict=True):
-        tip = np.array([tip[0], tip[1], max(tip[2], 0.013)])
-        parts.append(reach_down(arm, tip, yaw, 0.0) + rng.normal(0.0, 0.008, ARM_DOF))
-        parts.append(np.array([opening]))
-    return np.clip(np.concatenate(parts), cell.station.lower, cell.station.upper)
