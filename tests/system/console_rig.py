@@ -68,7 +68,7 @@ class ConsoleRig:
         cell = {"task": folder / "console.yaml"}
         self._parts: dict[str, tuple[str, dict[str, Any]]] = {
             "station": ("recap_station.nodes.station_node", cell),
-            "arbiter": ("recap_teleop.nodes.arbiter_node", {**cell, **BUSY}),
+            "arbiter": ("recap_teleop.nodes.arbiter_node", {**cell, **BUSY, "console_timeout_s": 2.0}),
             "episode": ("recap_teleop.nodes.episode_node", {**cell, "state_dir": folder / "state"}),
             "recorder": ("recap_teleop.nodes.recorder_node", {**cell, "bag_dir": folder / "bags"}),
             "policy": ("faults", {"role": "policy"}),
@@ -77,7 +77,7 @@ class ConsoleRig:
             "console": (
                 console,
                 {
-                    **cell, "port": 0, "bag_dir": folder / "bags", "episode_dir": folder / "episodes",
+                    **cell, "port": 0, "browser_timeout_s": 2.0, "bag_dir": folder / "bags", "episode_dir": folder / "episodes",
                     "runs_dir": folder / "runs",
                 },
             ),

@@ -47,6 +47,7 @@ class _Person:
 class Control:
     """People are numbers, given by `join`."""
 
+    beat_s: float = BEAT_S
     holder: int | None = None
     asker: int | None = None
     holds: Holds = field(default_factory=Holds)
@@ -82,7 +83,7 @@ class Control:
         person = self._people[who]
         person.beat_s = now_s
         if self.takeover == who:
-            self.holds = Holds(now_s + BEAT_S, self.holds.let_go_s)
+            self.holds = Holds(now_s + self.beat_s, self.holds.let_go_s)
 
     @property
     def count(self) -> int:
@@ -127,7 +128,11 @@ class Control:
     def taking_over(self, who: int, now_s: float) -> None:
         """Before the arbiter is asked, so that it watches from the first moment."""
         self.takeover, self._took_s, self.lost = who, now_s, ""
-        self.holds = Holds(now_s + BEAT_S)
+        self.holds = Holds(now_s + self.beat_s)
+
+    def acted(self) -> None:
+        """Somebody has done something since a takeover was lost: it need not be said any more."""
+        self.lost = ""
 
     def let_go(self, now_s: float) -> None:
         self.takeover, self.holds = None, Holds(let_go_s=now_s)
@@ -153,7 +158,7 @@ class Control:
             "holder": self.holder,
             "holder_name": self.name(self.holder),
             "holder_silent": self.holder in self._people
-            and now_s - self._people[self.holder].beat_s > BEAT_S,
+            and now_s - self._people[self.holder].beat_s > self.beat_s,
             "asker": self.asker,
             "asker_name": self.name(self.asker),
             "asked_left_s": max(0.0, ANSWER_S - (now_s - self._asked_s)) if self.asker else 0.0,

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from recap_teleop.board import advice
 from recap_teleop.console.archive import Archive
-from recap_teleop.console.control import Control
+from recap_teleop.console.control import BEAT_S, Control
 from recap_teleop.console.feed import Feed
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.recorded import recorded_routes
@@ -67,9 +67,11 @@ class Viewer:
 class Console:
     """State of the web thread. `wake` may be called from any thread once `loop` is set."""
 
-    def __init__(self, cell: Cell, door: Door, machine: Machine, archive: Archive | None) -> None:
+    def __init__(
+        self, cell: Cell, door: Door, machine: Machine, archive: Archive | None, beat_s: float = BEAT_S
+    ) -> None:
         self.cell, self.door, self.machine, self.archive = cell, door, machine, archive
-        self.control = Control()
+        self.control = Control(beat_s)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._viewers: dict[int, Viewer] = {}
         self._pictures: set[asyncio.Event] = set()
@@ -168,6 +170,8 @@ class Console:
         over = good if action == "hand_back" else action == "take_over" and not good
         if over and self.control.takeover == who:
             self.control.let_go(time.monotonic())
+        if good and action in ("resume", "start", "reset_done"):
+            self.control.acted()
         self.tell(self.control.name(who), action, text, good)
         return JSONResponse({"ok": good, "text": text}, 200 if good else 409)
 

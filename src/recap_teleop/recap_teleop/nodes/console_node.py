@@ -26,7 +26,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import OK, Param, RecapNode, Status, run
 from recap_teleop.board import Board, wanted_topics
 from recap_teleop.console.archive import Archive
-from recap_teleop.console.control import Holds
+from recap_teleop.console.control import BEAT_S, Holds
 from recap_teleop.console.feed import Feed, Policy
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.security import Door
@@ -46,6 +46,14 @@ class ConsoleNode(RecapNode):
     PARAMETERS = (
         Param("host", "127.0.0.1", "address to listen on; another than this machine's wants a token"),
         Param("port", 8090, "or the next free one; 0: any", "", 0, 65535),
+        Param(
+            "browser_timeout_s",
+            BEAT_S,
+            "silence after which a browser that has taken over is lost",
+            "s",
+            0.2,
+            5,
+        ),
         Param("bag_dir", "bags", "folder of the bags: for the disk's room, and the attempts"),
         Param("episode_dir", "episodes", "folder of converted episodes, for the attempts"),
         Param("runs_dir", "runs", "folder of learning runs, for their progress"),
@@ -86,7 +94,7 @@ class ConsoleNode(RecapNode):
             self._hear_camera(index, topics.image_topic(camera))
         door = Door.for_host(self.param("host"))
         machine = Machine(Path(self.param("bag_dir")).expanduser())
-        self.console = Console(self, door, machine, self.archive())
+        self.console = Console(self, door, machine, self.archive(), self.param("browser_timeout_s"))
         self.serving = Serving(self.console, self.param("host"), self.param("port"))
 
     def activate(self) -> None:

@@ -37,7 +37,7 @@ function control() {
   const text = now.holder === null ? say("nobody_controls") : mine ? say("you_control") : `${say("controls", now.holder_name)} ${now.holder_silent ? say("silent") : ""}`;
   const button = mine ? el("button", { type: "button", id: "give", title: say("give_control"), onclick: () => post("/api/control/give").then(answered) }, say("give_control"))
     : el("button", { type: "button", id: "take", onclick: () => post("/api/control/take").then(answered) }, say(now.holder === null ? "take_control" : "ask_control"));
-  const people = el("span", { title: now.people.map((person) => person.name).join(", ") }, `· ${say("watching", now.people.length)}`);
+  const people = now.people.length < 2 ? "" : el("span", { title: now.people.map((person) => person.name).join(", ") }, `· ${say("watching", now.people.length)}`);
   const key = JSON.stringify([text, mine, now.people, document.documentElement.lang]);
   if ($("control").dataset.key === key) return; // a button that is being pressed stays the same one
   $("control").dataset.key = key;

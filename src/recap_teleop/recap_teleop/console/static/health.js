@@ -51,9 +51,9 @@ function streams(now) {
 }
 
 export function page(root) {
-  const computer = el("div.card", el("h2", say("computer")), el("div")), loop = el("div.card", el("h2", say("loops")), el("div"));
-  const drop = el("div.card", el("h2", say("drops")), el("div")), stream = el("div.card", el("div")), all = el("div.grid.wide");
-  root.append(el("div.grid", computer, drop, el("div.card.wide", loop), el("div.card.wide", stream), all));
+  const computer = el("div.card", el("h2", say("computer")), el("div")), loop = el("div.card.wide", el("h2", say("loops")), el("div"));
+  const drop = el("div.card", el("h2", say("drops")), el("div")), stream = el("div.card.wide", el("div")), all = el("div.grid.wide");
+  root.append(el("div.grid", computer, drop, loop, stream, all));
   let closed = false;
   async function look() {
     try {

@@ -117,6 +117,7 @@ export function el(what, ...children) {
     if (typeof child === "object" && !(child instanceof Node)) {
       for (const [key, value] of Object.entries(child)) {
         if (key.startsWith("on")) element[key] = value;
+        else if (key === "style") element.style.cssText = value; // the page allows no inline styles
         else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value === true ? "" : value);
       }
     } else element.append(child);

@@ -68,7 +68,7 @@ export function page(root) {
       el("div.card.alarms", el("h2", say("alarms")), part("alarms", "div"))),
     el("div.cameras", ...canvases.map((canvas, i) => el("div.camera", canvas, labels[i]))),
     el("div.plots", { style: `grid-template-columns: 1.5fr ${plots.map((p) => (p.group === "grippers" ? ".7fr" : "1fr")).join(" ")}` },
-      el("div.card.value", el("h2", say("value")), value),
+      el("div.card.value", el("h2", say("value"), el("span.muted", ` · ${say("value_legend")}`)), value),
       ...plots.map((plot) => el("div.card", el("h2", { title: say("command_line") }, `${say(plot.group)} `), plot.canvas))),
     el("div.buttons", ...buttons)));
   const closeCameras = openCameras(canvases, (camera, age) => {
@@ -123,7 +123,7 @@ export function page(root) {
       [say("subtask"), said.subtask || episode.stage || say("none")],
       [say("advantage"), el(`span.indicator.${indicator}`, { id: "indicator" }, say(indicator))],
       [say("corrections"), `${episode.corrections} · ${episode.corrected_s.toFixed(1)} s`],
-      [say("checkpoint"), policy ? `${policy.text}${policy.latency_ms ? ` · ${policy.latency_ms.toFixed(0)} ms` : ""}` : say("none")],
+      [say("checkpoint"), policy?.text ? `${policy.text}${policy.latency_ms ? ` · ${policy.latency_ms.toFixed(0)} ms` : ""}` : say("none")],
       [say("recorder"), recorder ? `${recorder.text} · ${say("dropped", recorder.dropped)}` : say("none")],
     ];
     parts.facts.replaceChildren(...rows.flatMap(([key, text]) => [el("dt", key), el("dd", text)]));
