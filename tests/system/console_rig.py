@@ -77,7 +77,8 @@ class ConsoleRig:
             "console": (
                 console,
                 {
-                    **cell, "port": 0, "browser_timeout_s": 2.0, "bag_dir": folder / "bags", "episode_dir": folder / "episodes",
+                    **cell, "port": 0, "browser_timeout_s": 2.0,
+                    "bag_dir": folder / "bags", "episode_dir": folder / "episodes",
                     "runs_dir": folder / "runs",
                 },
             ),

@@ -43,7 +43,9 @@ def read_run(path: Path) -> dict[str, Any]:
     evaluations = []
     for stage in stages:
         result = stage["result"]
-        for name, found in result.items() if isinstance(result, dict) else ():
+        if not isinstance(result, dict):
+            continue
+        for name, found in {stage["stage"]: result, **result}.items():  # of one policy, or of several
             if isinstance(found, dict) and {"attempts", "success_ci95"} <= found.keys():
                 evaluations.append({"policy": name, "stage": stage["stage"], **found})
     return {

@@ -9,7 +9,7 @@ const SPEEDS = [1, 2, 4];
 
 // The pictures of one camera, fetched as they are needed and a little ahead.
 class Film {
-  constructor(id, camera, ticks) { Object.assign(this, { id, camera, ticks, blobs: new Map(), busy: 0, canvas: el("canvas", { width: 320, height: 240 }), shown: -1, wanted: -1 }); }
+  constructor(id, camera, ticks) { Object.assign(this, { id, camera, ticks, blobs: new Map(), busy: 0, canvas: el("canvas", { width: 320, height: 240 }), drawn: -1, decoding: -1, wanted: -1 }); }
 
   index(tick) { // the last picture at or before a tick
     let low = 0, high = this.ticks.length - 1;
@@ -22,14 +22,17 @@ class Film {
     const index = this.wanted = this.index(tick);
     this.fill(index);
     const blob = this.blobs.get(index);
-    if (!blob || index === this.shown) return;
-    this.shown = index;
-    const bitmap = await createImageBitmap(blob);
-    if (this.shown === index) {
+    if (!blob || index === this.drawn || this.decoding >= 0) return; // one at a time: a slow browser shows fewer
+    this.decoding = index;
+    const bitmap = await createImageBitmap(blob).catch(() => null);
+    this.decoding = -1;
+    this.drawn = index;
+    if (bitmap) {
       if (this.canvas.width !== bitmap.width) { this.canvas.width = bitmap.width; this.canvas.height = bitmap.height; }
       this.canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      bitmap.close();
     }
-    bitmap.close();
+    if (this.wanted !== index) this.show(this.ticks[this.wanted]);
   }
 
   fill(from) {
@@ -40,7 +43,7 @@ class Film {
       this.busy++;
       fetch(`/api/attempts/${encodeURIComponent(this.id)}/${encodeURIComponent(this.camera)}/${this.ticks[i]}`)
         .then((answer) => (answer.ok ? answer.blob() : null)).catch(() => null)
-        .then((blob) => { this.busy--; if (blob) this.blobs.set(i, blob); this.fill(this.wanted); if (i === this.wanted) this.show(this.ticks[i]); });
+        .then((blob) => { this.busy--; this.blobs.set(i, blob); this.fill(this.wanted); if (i === this.wanted) this.show(this.ticks[i]); });
     }
   }
 }
@@ -93,7 +96,7 @@ export function page(root, id, order) {
     function shown(problem) {
       const j = a.judgement, criteria = Object.entries(a.rubric.criteria || {});
       const pressed = (outcome) => String(j.outcome === outcome);
-      verdict.replaceChildren(
+      verdict.replaceChildren(el("div",
         el("h2", say("judgement")),
         problem ? el("p.bad", problem) : null,
         el("p", { id: "verdict" }, el(`span.tag.${j.outcome || a.recorded.outcome}`, say(j.outcome || a.recorded.outcome)), el("span.muted", ` ${say("recorded")}: ${say(a.recorded.outcome)}${a.recorded.reason ? ` (${a.recorded.reason})` : ""}`)),
@@ -105,7 +108,7 @@ export function page(root, id, order) {
         el("div", ...a.task_stages.map((stage) => el("button", { type: "button", onclick: () => judge("stage", { stage, tick }) }, say("stage_here", stage)))),
         el("h2", say("log")),
         el("div", { id: "log" }, ...[...j.log].reverse().filter((entry) => entry.kind !== "undo").map((entry) => el("div.muted",
-          el(j.undone.includes(entry.id) ? "s" : "span", `${entry.who}: ${entry.kind} ${entry.outcome || entry.name || entry.stage || ""}${entry.met === undefined ? "" : entry.met ? " ✓" : " ✗"}${entry.tick === undefined ? "" : ` ${(entry.tick * a.step_s).toFixed(2)} s`}`), j.undone.includes(entry.id) ? ` (${say("before_undo")})` : ""))));
+          el(j.undone.includes(entry.id) ? "s" : "span", `${entry.who}: ${entry.kind} ${entry.outcome || entry.name || entry.stage || ""}${entry.met === undefined ? "" : entry.met ? " ✓" : " ✗"}${entry.tick === undefined ? "" : ` ${(entry.tick * a.step_s).toFixed(2)} s`}`), j.undone.includes(entry.id) ? ` (${say("before_undo")})` : "")))));
     }
     function toggleCriterion(i) { const criterion = Object.keys(a.rubric.criteria || {})[i]; if (criterion) judge("criterion", { name: criterion, met: !(a.judgement.criteria[criterion] ?? false) }); }
 

@@ -148,8 +148,9 @@ export function page(root) {
     drawn = now;
     const at = seconds();
     for (const plot of plots) drawJoints(plot.canvas, link, plot.joints, plot.names, SPAN_S, at);
-    const episode = link.state?.cell?.episode, begin = episode?.id ? link.state.now_s - episode.elapsed_s : at;
-    const end = episode?.state === "RUNNING" ? at : begin + (episode?.elapsed_s || 0);
+    const episode = link.state?.cell?.episode, running = episode?.state === "RUNNING";
+    const begin = running ? link.state.now_s - episode.elapsed_s : link.values.length ? link.values[0][0] : at;
+    const end = running ? at : begin + (episode?.elapsed_s || 0);
     drawLiveValue(value, link.values, 1 / (2 * about.max_episode_s), begin, episode?.limit_s, end, say("no_value"));
     cameras();
   }

@@ -39,8 +39,8 @@ export function page(root, [wanted]) {
   function evaluations(list) {
     const head = ["policy", "evaluated", "success_rate", "throughput", "correction_rate", "length", "failures"];
     const rows = list.map((one) => [one.policy, one.attempts, `${percent(one.success)} (${percent(one.success_ci95?.[0])} – ${percent(one.success_ci95?.[1])})`,
-      one.throughput_per_hour === undefined ? "–" : one.throughput_per_hour.toFixed(0), percent(one.correction ?? one.corrected), one.duration_s === undefined ? "–" : `${Number(one.duration_s).toFixed(1)} s`,
-      Object.entries(one.reasons || one.failures || {}).map(([reason, count]) => `${reason} ${count}`).join(", ") || "–"]);
+      one.throughput_per_hour === undefined ? "–" : one.throughput_per_hour.toFixed(0), percent(one.correction_share), one.mean_success_s ? `${one.mean_success_s.toFixed(1)} s` : "–",
+      Object.entries(one.reasons || {}).filter(([reason]) => reason !== "success").map(([reason, count]) => `${reason} ${count}`).join(", ") || "–"]);
     return el("table.list", { id: "evaluations" }, el("thead", el("tr", ...head.map((word) => el("th", say(word))))), el("tbody", ...rows.map((row) => el("tr", ...row.map((text) => el("td.number", text ?? "–"))))));
   }
 
@@ -63,7 +63,8 @@ export function page(root, [wanted]) {
   function lineage(run) {
     const rows = run.stages.map((stage) => {
       const result = stage.result || {}, labels = result.labels || {};
-      const gates = result.gates ? Object.entries(result.gates).map(([gate, passed]) => `${gate} ${typeof passed === "object" ? (passed?.passed ? "✓" : "✗") : passed === true ? "✓" : passed === false ? "✗" : passed}`).join(", ") : ["spread", "spearman", "outcome_auc"].filter((key) => typeof result[key] === "number").map((key) => `${key} ${result[key].toFixed(2)}`).join(", ");
+const numbers = ["spread", "spearman", "outcome_auc"].filter((key) => typeof result[key] === "number").map((key) => `${key} ${result[key].toFixed(2)}`);
+      const gates = Array.isArray(result.problems) ? [...numbers, result.problems.length ? `✗ ${result.problems.join("; ")}` : "✓"].join(", ") : "";
       return [stage.stage, stage.seconds === null || stage.seconds === undefined ? "–" : stage.seconds.toFixed(0), labels.threshold === undefined ? "–" : labels.threshold.toFixed(3), percent(labels.positive), gates || "–"];
     });
     const manifest = run.manifest ? [el("h2", say("lineage")), el("pre", JSON.stringify(run.manifest, null, 1).slice(0, 4000))] : [];
