@@ -281,6 +281,7 @@ class Console:
                 await wake.wait()
 
         def hear(text: str) -> bool:
+            wake.set()
             return text.isdecimal() and len(text) < 4 and pictures.want(int(text), feed)
 
         try:

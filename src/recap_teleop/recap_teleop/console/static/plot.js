@@ -98,7 +98,7 @@ export function drawLiveValue(canvas, points, pace, begin, limit, now, nothing) 
     pen.fillText(value.toFixed(1), 2, y(value) + 4);
   }
   const every = [5, 10, 20, 30, 60, 120, 300, 600].find((one) => span / one <= 7) || 1800;
-  for (let t = 0; t <= span; t += every) pen.fillText(`${t} s`, x(begin + t), height - 2);
+  for (let t = 0; t <= span; t += every) if (x(begin + t) < width - 24) pen.fillText(`${t} s`, x(begin + t), height - 2);
   if (!points.length) { pen.font = "14px system-ui, sans-serif"; pen.fillText(nothing, left + 12, height / 2); return; }
   drawValue(pen, points.filter(([time]) => time >= begin), pace, x, y);
 }

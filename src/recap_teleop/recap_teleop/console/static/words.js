@@ -21,7 +21,7 @@ const WORDS = {
   corrections: ["corrections", "纠正"], task: ["task", "任务"], subtask: ["sub-task", "子任务"], advantage: ["advantage", "优势"], none: ["none", "无"],
   positive: ["positive", "正"], negative: ["negative", "负"], unconditioned: ["not conditioned", "无条件"],
   checkpoint: ["policy", "策略"], recorder: ["recorder", "记录"], dropped: ["{0} dropped", "丢失 {0}"],
-  value: ["Value", "价值"], value_legend: ["green rises, yellow wavers, red falls", "绿升、黄平、红降"], no_value: ["no value function is loaded", "未加载价值函数"],
+  value: ["Value", "价值"], value_legend: ["green up, yellow level, red down", "绿升、黄平、红降"], no_value: ["no value function is loaded", "未加载价值函数"],
   left: ["Left arm", "左臂"], right: ["Right arm", "右臂"], grippers: ["Grippers", "夹爪"], arms: ["Joints", "关节"],
   command_line: ["line: commanded, dots: measured [rad]", "线：指令，点：测量 [rad]"],
   alarms: ["Alarms", "警报"], all_well: ["nothing is wrong", "一切正常"],
