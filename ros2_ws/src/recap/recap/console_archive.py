@@ -27,11 +27,14 @@ from recap_learner.store import Store
 from recap_station import topics
 from recap_station.bag_reader import FilePlace
 from recap_station.bags import BagReader
+from recap_station.cdr import deserialize, stamp_ns
 from recap_station.cdr_scan import compressed_image
 from recap_station.contract import ContractError, load_station
+from recap_station.ticks import age_s, hold
 from recap_teleop.console.archive import ArchiveError
 
 OPEN = 4  # episodes that are kept open
+LIVE_S = 1.0  # a published value older than this says nothing of a tick
 JPEG = b"\xff\xd8"
 JUDGED = ("outcome", "criterion", "stage", "failed")
 
@@ -79,7 +82,7 @@ class StoreArchive:
         }
 
     def attempt(self, episode: str) -> dict[str, Any]:
-        loaded, _ = self._opened(episode)
+        loaded, reader = self._opened(episode)
         info = loaded.info
         return {
             "id": info.id,
@@ -99,7 +102,7 @@ class StoreArchive:
             "task_stages": list(info.task.stages),
             "rubric": {"criteria": {}, **info.task.rubric},
             "recorded": {"outcome": info.outcome, "reason": info.reason},
-            **self._labels(info.id, len(loaded)),
+            **(self._labels(info.id, len(loaded)) or _said_live(loaded, reader)),
             "judgement": self._judgement(info.id, info.task.rubric),
         }
 
@@ -225,13 +228,31 @@ class StoreArchive:
         return {**plain, "outcome": judgement.outcome_for(rubric), "by": list(judgement.by)}
 
     def _labels(self, episode: str, ticks: int) -> dict[str, Any]:
-        """Value, advantage and indicator of the newest labelling that has this episode."""
+        """Value, advantage and indicator of the newest labelling that has this episode; {} where none has."""
         for tag in reversed(self._store.tags()):
             labels = self._store.load_labels(tag, episode)
             if labels is not None and all(len(column) == ticks for column in labels.values()):
                 found = {name: _plain(column) for name, column in labels.items()}
                 return {"value": None, "advantage": None, "indicator": None, **found, "tag": tag}
-        return {"value": None, "advantage": None, "indicator": None, "tag": ""}
+        return {}
+
+
+def _said_live(episode: Episode, reader: BagReader | None) -> dict[str, Any]:
+    """Without labels: the value as it was published during the attempt, where it was."""
+    nothing = {"value": None, "advantage": None, "indicator": None, "tag": ""}
+    if reader is None:
+        return nothing
+    try:
+        messages = [deserialize(cdr, topics.VALUE_TYPE) for _, _, cdr in reader.messages({topics.VALUE})]
+    except (ContractError, OSError):
+        return nothing
+    if not messages:
+        return nothing
+    stamps, values = np.array([stamp_ns(m) for m in messages]), np.array([m.value for m in messages])
+    order = np.argsort(stamps, kind="stable")
+    at = hold(stamps[order], episode.time_ns)
+    fresh = age_s(stamps[order], episode.time_ns, at) < LIVE_S
+    return {**nothing, "value": _plain(np.where(fresh, values[order][at], np.nan)), "tag": "live"}
 
 
 def agreement(said: Mapping[str, Judgement]) -> list[dict[str, Any]]:

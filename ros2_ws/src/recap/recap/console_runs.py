@@ -52,9 +52,21 @@ def read_run(path: Path) -> dict[str, Any]:
         "name": path.name,
         "stages": stages,
         "evaluations": evaluations,
+        "logs": _logs(path),
         "manifest": _small(_read(path / "manifest.json")),
         "report": (path / "report.html").is_file(),
     }
+
+
+def _logs(path: Path) -> dict[str, list[dict[str, float]]]:
+    """ "pretrain/policy" and so on → entries of its training log, at most 300 of them."""
+    logs = {}
+    for file in sorted(path.glob("*/training/*/log.json")):
+        entries = _read(file)
+        if isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries):
+            every = max(1, len(entries) // 300)
+            logs[f"{file.parts[-4]}/{file.parts[-2]}"] = entries[::every]
+    return logs
 
 
 def _read(path: Path) -> Any:

@@ -95,19 +95,21 @@ class ConsoleNode(RecapNode):
         door = Door.for_host(self.param("host"))
         machine = Machine(Path(self.param("bag_dir")).expanduser())
         self.console = Console(self, door, machine, self.archive(), self.param("browser_timeout_s"))
-        self.serving = Serving(self.console, self.param("host"), self.param("port"))
+        self.serving: Serving | None = None
 
     def activate(self) -> None:
         self.create_ticker(FETCH_HZ, self._tick)
+        self.serving = Serving(self.console, self.param("host"), self.param("port"))
         self.serving.start()
-        address = self.console.door.address(self.serving.port)
-        print(f"recap console: {address}", flush=True)
+        print(f"recap console: {self.console.door.address(self.serving.port)}", flush=True)
 
     def deactivate(self) -> None:
-        self.serving.stop()
+        serving, self.serving = self.serving, None
+        if serving is not None:
+            serving.stop()
 
     def shutdown(self) -> None:
-        self.serving.stop()
+        self.deactivate()
 
     def ask(self, request: Request) -> Future[tuple[str, bool]]:
         """From the web thread: call a service."""
@@ -198,7 +200,7 @@ class ConsoleNode(RecapNode):
         text = f"{control.count} pages open"
         if name := control.name(control.holder):
             text += f", {name} in control"
-        yield Status("pages", OK, text, {"port": self.serving.port})
+        yield Status("pages", OK, text, {"port": self.serving.port if self.serving else 0})
 
 
 def main() -> None:

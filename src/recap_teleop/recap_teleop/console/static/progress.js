@@ -44,20 +44,19 @@ export function page(root, [wanted]) {
     return el("table.list", { id: "evaluations" }, el("thead", el("tr", ...head.map((word) => el("th", say(word))))), el("tbody", ...rows.map((row) => el("tr", ...row.map((text) => el("td.number", text ?? "–"))))));
   }
 
-  // Any list of numbers by step that a stage's result holds is a training curve.
+  // One curve a training: the losses that its log holds.
   function curves(run) {
     charts.length = 0;
     const made = [];
-    for (const stage of run.stages) {
-      const history = stage.result?.history || stage.result?.curve;
-      if (!Array.isArray(history) || history.length < 2 || typeof history[0] !== "object") continue;
-      const names = Object.keys(history[0]).filter((key) => key !== "step" && typeof history[0][key] === "number").slice(0, 4);
+    for (const [name, log] of Object.entries(run.logs || {})) {
+      const keys = Object.keys(log[0]).filter((key) => key !== "step" && typeof log[0][key] === "number").slice(0, 3);
+      if (log.length < 2 || !keys.length) continue;
       const canvas = el("canvas");
-      canvas.style.height = "150px";
-      charts.push([canvas, names.map((key) => ({ x: history.map((point, i) => point.step ?? i), y: history.map((point) => point[key] ?? null) }))]);
-      made.push(el("h2", `${stage.stage}: ${names.join(", ")}`), canvas);
+      canvas.style.height = "130px";
+      charts.push([canvas, keys.map((key) => ({ x: log.map((entry, i) => entry.step ?? i), y: log.map((entry) => entry[key] ?? null) }))]);
+      made.push(el("div", el("h2", `${name}: ${keys.join(", ")}`), canvas));
     }
-    return made.length ? made : [el("p.muted", "–")];
+    return made.length ? [el("div.grid", ...made)] : [el("p.muted", "–")];
   }
 
   function lineage(run) {
