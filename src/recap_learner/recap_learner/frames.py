@@ -61,10 +61,7 @@ class Frames:
     def per_tick(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """Pick from episode id → (T, ...) columns the rows of all frames → (F, ...)."""
         return np.array(
-            [
-                columns[self.episodes[e].info.id][t]
-                for e, t in zip(self.episode, self.tick, strict=True)
-            ]
+            [columns[self.episodes[e].info.id][t] for e, t in zip(self.episode, self.tick, strict=True)]
         )
 
     def chunks(self) -> np.ndarray:

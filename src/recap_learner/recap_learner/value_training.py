@@ -246,9 +246,7 @@ class EarlyStop:
     """A training.Stop that remembers the best weights: those at which `check`, looked at every so many steps
     without dropout, was least. Ends where the last `patience` looks brought nothing better."""
 
-    def __init__(
-        self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int
-    ) -> None:
+    def __init__(self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int) -> None:
         self._model, self._check, self._every, self._patience = model, check, check_every, patience
         self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
 
