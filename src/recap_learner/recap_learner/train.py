@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             who = f"process {crew.rank}: " if crew.ranks > 1 else ""
             print(f"train: {who}{' '.join(str(error).split())}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("train: interrupted; the same command goes on from the last save", file=sys.stderr)
+            return 130
         if crew.first:
             print(json.dumps(report))
     return 0
