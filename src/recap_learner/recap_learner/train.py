@@ -87,9 +87,7 @@ def labelled(frames: Frames, store: Store, tag: str) -> tuple[Frames, np.ndarray
 
     Raises ValueError where an episode has no labels.
     """
-    acted = [
-        frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)
-    ]
+    acted = [frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)]
     frames = frames.where(np.array(acted))
     if not tag:
         return frames, np.ones(len(frames), np.int8)
