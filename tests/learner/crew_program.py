@@ -2,8 +2,8 @@
 
     torchrun --standalone --nproc-per-node 2 tests/learner/crew_program.py FOLDER JOB ...
 
-A job is NAME:KIND:STRATEGY:ACCUMULATION. A fifth word, "die", has it kill itself at its 21st step, "cuda"
-trains on GPUs.
+A job is NAME:KIND:STRATEGY:ACCUMULATION. A fifth word, "die", has it kill itself at its 21st step, "broken"
+makes an episode's images no numbers, "cuda" trains on GPUs.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def run(folder: Path, job: str) -> None:
     name, kind, strategy, accumulation, *rest = job.split(":")
     frames, dies = make_frames(folder / "vision"), rest == ["die"]
     device = "cuda" if rest == ["cuda"] else "cpu"
+    if rest == ["broken"]:
+        frames.tokens[frames.episode == 4] = np.nan
 
     def progress(fraction: float, _note: str) -> None:
         if dies and fraction >= (DIES_AT + 1) / STEPS:

@@ -17,13 +17,16 @@ from recap_learner.distributed import parts
 from recap_station.contract import ContractError
 
 PROGRAM = Path(__file__).with_name("crew_program.py")
+pytestmark = pytest.mark.timeout(900)  # a dozen processes that each import torch
 
 
-def train(folder: Path, ranks: int, *jobs: str, ends: bool = True) -> None:
+def train(folder: Path, ranks: int, *jobs: str, ends: bool = True) -> str:
+    """Run the program → what it says on standard error."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(launcher if ranks > 1 else []), str(PROGRAM), str(folder), *jobs]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert (found.returncode == 0) == ends, found.stderr[-3000:]
+    return found.stderr
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -47,11 +50,12 @@ def trained(vision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything in as few processes as it takes: starting one costs more than training."""
     folder = tmp_path_factory.mktemp("crew")
     shutil.copytree(vision, folder / "vision")
-    train(folder, 1, "one:policy:auto:1", "passes:policy:auto:3", "value_one:value:auto:1")
-    train(folder, 1, "alone:policy:auto:1:die", ends=False)
+    jobs = ["one:policy:auto:1", "passes:policy:auto:3", "value_one:value:auto:1"]
+    train(folder, 1, *jobs, "alone:policy:auto:1:die", ends=False)  # the last one kills itself
     jobs = ["ddp:policy:ddp:2", "fsdp:policy:fsdp:2", "value:value:fsdp:1"]
     train(folder, 2, *jobs, "killed:policy:fsdp:2:die", ends=False)
     assert list(folder.glob("killed/training/model/state-*/rest.pt"))
+    assert list(folder.glob("alone/training/model/state.pt"))
     shutil.copytree(folder / "killed", folder / "fewer")
     shutil.copytree(folder / "killed", folder / "otherwise")
     train(folder, 2, "killed:policy:fsdp:2", "otherwise:policy:ddp:1", "alone:policy:fsdp:1")
@@ -91,6 +95,14 @@ def test_a_save_is_read_by_other_numbers_of_processes_and_strategies(trained: Pa
 
 def test_nothing_is_left_of_saves_when_a_training_is_done(trained: Path) -> None:
     assert not list(trained.rglob("state*"))
+
+
+def test_all_processes_stop_at_a_bad_sample_and_name_it(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "vision", tmp_path / "vision")
+    said = train(tmp_path, 2, "bad:policy:fsdp:2:broken", ends=False)
+    line = next(line for line in said.splitlines() if "FloatingPointError: " in line)
+    assert "step 0 (batch of seed 3): loss nan" in line and "of its batch, episode e4, tick" in line
+    assert list(tmp_path.glob("bad/training/model/state-000000000/rest.pt"))
 
 
 def test_every_row_is_one_rank_s() -> None:

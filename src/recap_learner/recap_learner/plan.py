@@ -203,8 +203,8 @@ def steps(hours: float, epochs: float, batch: int, assumed: Assumed) -> int:
     return max(1, math.ceil(hours * 3600 * assumed.frame_hz * epochs / batch))
 
 
-def demand(job: Job, step_s: float, assumed: Assumed) -> dict[str, float]:
-    """What data must come in: samples_per_s, mb_per_s, and cores to decode images with."""
+def demand(job: Job, count: int, step_s: float, assumed: Assumed, epochs: float) -> dict[str, float]:
+    """What data must come in: samples_per_s, mb_per_s, and cores to decode images or the cache's size."""
     rate = job.batch / step_s
     images = rate * job.cameras
     if job.images:
@@ -218,11 +218,14 @@ def demand(job: Job, step_s: float, assumed: Assumed) -> dict[str, float]:
         numbers = config.vision.tokens * config.vision.width
     else:
         numbers = config.vision_tokens * config.vision_width
-    return {"samples_per_s": rate, "mb_per_s": images * numbers * 2 / 1e6, "decode_cores": 0.0}
+    size = job.cameras * numbers * 2  # float16
+    cache = count * job.batch / max(1.0, epochs) * size
+    return {"samples_per_s": rate, "mb_per_s": rate * size / 1e6, "cache_gb": cache / 1e9}
 
 
-def report(job: Job, count: int, way: Way | None, assumed: Assumed) -> dict[str, Any]:
-    """Everything in numbers. way: the one asked for; None: see `best`.
+def report(job: Job, count: int, way: Way | None, assumed: Assumed, epochs: float = 1.0) -> dict[str, Any]:
+    """Everything in numbers, of `count` steps that pass `epochs` times over the data. way: the one asked for;
+    None: see `best`.
 
     Raises ConfigError where none fits, with what would.
     """
@@ -254,5 +257,5 @@ def report(job: Job, count: int, way: Way | None, assumed: Assumed) -> dict[str,
         "step_s": chosen.step_s,
         "steps": count,
         "days": count * chosen.step_s / 86_400,
-        **demand(job, chosen.step_s, assumed),
+        **demand(job, count, chosen.step_s, assumed, epochs),
     }

@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             who = f"process {crew.rank}: " if crew.ranks > 1 else ""
             print(f"train: {who}{' '.join(str(error).split())}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("train: interrupted; the same command goes on from the last save", file=sys.stderr)
+            return 130
         if crew.first:
             print(json.dumps(report))
     return 0
@@ -84,9 +87,7 @@ def labelled(frames: Frames, store: Store, tag: str) -> tuple[Frames, np.ndarray
 
     Raises ValueError where an episode has no labels.
     """
-    acted = [
-        frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)
-    ]
+    acted = [frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)]
     frames = frames.where(np.array(acted))
     if not tag:
         return frames, np.ones(len(frames), np.int8)

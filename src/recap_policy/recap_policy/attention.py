@@ -94,7 +94,8 @@ class Attention(nn.Module):
 def folded_bias(mask: Tensor, shared: int, like: Tensor) -> Tensor:
     """mask (B, L, S) bool, True where seen → what to add to all scores, (B, 1, shared · L, S)."""
     where, dtype = like.device.type, like.dtype
-    if torch.is_autocast_enabled(where):  # else every layer would convert it, and keep its copy
+    # Else every layer would convert it under autocast, and keep its copy.
+    if torch.amp.is_autocast_available(where) and torch.is_autocast_enabled(where):
         dtype = torch.get_autocast_dtype(where)
     bias = torch.zeros(mask.shape, dtype=dtype, device=like.device).masked_fill_(~mask, -torch.inf)
     return bias[:, None].expand(-1, shared, -1, -1).flatten(1, 2)[:, None]

@@ -18,15 +18,16 @@ def plan(
     config: Annotated[str, typer.Option(help="Named configuration of a policy or value function.")] = "pi06",
     gpus: Annotated[str, typer.Option(help="How many of which: H100, H200 or A100.")] = "8xH100",
     batch: Annotated[int, typer.Option(min=1, help="Samples a step, of all GPUs together.")] = 256,
-    hours: Annotated[float, typer.Option(min=0, help="Of recording to train on.")] = 100.0,
-    epochs: Annotated[float, typer.Option(min=0, help="Passes over it.")] = 2.0,
+    hours: Annotated[float, typer.Option(min=0.01, help="Of recording to train on.")] = 100.0,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over it.")] = 2.0,
     steps: Annotated[int, typer.Option(min=0, help="Of the optimiser, instead of hours and epochs.")] = 0,
     strategy: Annotated[str, typer.Option(help="ddp or fsdp; auto: looked for.")] = "auto",
     checkpointing: Annotated[bool, typer.Option(help="With a strategy: activation checkpointing.")] = False,
     accumulation: Annotated[int, typer.Option(min=1, help="With a strategy: passes a step.")] = 1,
     cameras: Annotated[int, typer.Option(min=0, help="Of the robot; 0: as many as the model has.")] = 0,
-    cached: Annotated[
-        bool, typer.Option(help="The tower's tokens are cached, not made in each step.")
+    images: Annotated[
+        bool,
+        typer.Option(help="The tower runs in every step; else its tokens are cached, as the learner does."),
     ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change an assumption.")
@@ -56,13 +57,13 @@ def plan(
             raise ConfigError(f"batch is {batch}, wanted at least {count * accumulation}: a sample a pass")
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    job = planning.Job(shape, card, count, batch, not cached, cameras or shape.prefix.cameras)
+    job = planning.Job(shape, card, count, batch, images, cameras or shape.prefix.cameras)
     way = None
     if strategy != "auto" or checkpointing or accumulation > 1:
         word = "one" if count == 1 else ("fsdp" if strategy == "auto" else strategy)
         way = planning.Way(word, checkpointing, accumulation)
     total = steps or planning.steps(hours, epochs, batch, assumed)
-    found = planning.report(job, total, way, assumed)
+    found = planning.report(job, total, way, assumed, epochs)
     if as_json:
         print(json.dumps({"ok": True, **found, "assumed": asdict(assumed)}))
         return
@@ -103,7 +104,11 @@ def sheet(job: Job, found: dict[str, Any], assumed: Assumed) -> str:
         f"communication not hidden {found['communication_s']:.3f}, update {found['update_s']:.3f}",
         f"  {'all':20} {found['days']:8.2f} days {found['steps']} steps",
         f"  {'data':20} {found['samples_per_s']:8.0f} samples/s, {found['mb_per_s']:.0f} MB/s, "
-        f"{found['decode_cores']:.1f} cores to decode images",
+        + (
+            f"{found['decode_cores']:.1f} cores to decode images"
+            if job.images
+            else f"{found['cache_gb']:.0f} GB of cached tokens"
+        ),
         "",
         "assumed (--set NAME=VALUE): " + ", ".join(f"{k}={v:g}" for k, v in asdict(assumed).items()),
     ]
