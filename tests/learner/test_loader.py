@@ -276,3 +276,15 @@ def test_discarded_attempts_are_left_out_and_nothing_at_all_is_an_error(tmp_path
     convert_bags([make_bag(tmp_path / "bags", 0, "discarded")], tmp_path / "store")
     with pytest.raises(ValueError, match="no episode that is not discarded"):
         TrainingLoader(Store(tmp_path / "store"), SMALL)
+
+
+def test_a_camera_without_any_image_is_no_obstacle_to_finding_the_others(store):
+    episode, silent = store.load("attempt0"), STATION.camera_names[2]
+    none = np.full(TICKS, -1, np.int32)
+    places = {**episode.image_at, silent: np.full((TICKS, 4), -1)}
+    tables = locate_images(
+        replace(episode, image={**episode.image, silent: none}, image_at=places), store.folder
+    )
+    assert {camera: len(table) for camera, table in tables.items()} == {
+        camera: 0 if camera == silent else TICKS // 5 for camera in STATION.camera_names
+    }
