@@ -99,7 +99,7 @@ def main() -> None:
     given = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
-        found = growth(Path(name), given.seconds, given.bags)
+        found = growth(Path(name), given.seconds, max(1, given.bags))
         peaks, size = memory(Path(name), given.minutes)
     steps = list(found[1])
     most = found[max(found)]

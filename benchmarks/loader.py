@@ -173,10 +173,12 @@ def main() -> None:
             sys.exit(problems[0])
         how = LoaderConfig(workers=given.workers, cache_bytes=0)
         begin, before = time.monotonic(), _processor_s()
-        with TrainingLoader(store, how) as loader:
+        try:
+            loader = TrainingLoader(store, how)
+        except ValueError as error:
+            sys.exit(f"--minutes {given.minutes}: {error}")
+        with loader:
             opened = time.monotonic()
-            if len(loader) == 0:
-                sys.exit(f"--minutes {given.minutes}: {loader.samples} samples, wanted {how.batch} or more")
             next(iter(loader))
             first, started = time.monotonic(), _processor_s() - before
             episode = store.load(loader.episodes[0])

@@ -215,9 +215,7 @@ def _of_episode(log: list[dict[str, Any]]) -> Judgement:
         if entry["kind"] == "outcome":
             judgement = replace(judgement, outcome=entry["outcome"], reason=str(entry.get("reason", "")))
         elif entry["kind"] == "criterion":
-            judgement = replace(
-                judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]}
-            )
+            judgement = replace(judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]})
         elif entry["kind"] == "stage":
             stages[entry["stage"]] = entry["tick"]
         elif entry["kind"] == "failed":

@@ -75,9 +75,7 @@ class Store:
         """Episode files, sorted by name. Raises FileNotFoundError where there is no such folder."""
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: wanted a folder of episodes, found none")
-        return sorted(
-            p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith(".")
-        )
+        return sorted(p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith("."))
 
     def index(self) -> tuple[list[Entry], list[str]]:
         """(one entry an episode, sorted; a line for each file that is none). Reads only what changed."""
