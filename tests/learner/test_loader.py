@@ -250,6 +250,22 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(store):
     assert not psutil.Process().children()
 
 
+def test_what_a_killed_loader_left_is_removed_and_what_another_uses_is_not(store, tmp_path):
+    def folder_of(loader: TrainingLoader) -> Path:
+        return loader._folder.path
+
+    with TrainingLoader(store, SMALL) as other:
+        left = folder_of(other).with_name(f"recap-loader-left{os.getpid()}")
+        left.mkdir()
+        (left / "lock").touch()
+        for folder in (left, folder_of(other)):
+            os.utime(folder / "lock", (1e9, 1e9))
+        with TrainingLoader(store, SMALL) as loader:
+            assert not left.exists() and folder_of(other).exists() and len(epoch(loader)) == len(loader)
+        assert len(epoch(other)) == len(other)
+    assert not folder_of(other).exists()
+
+
 def test_workers_do_not_import_the_training_script(store, tmp_path):
     """Which would start it anew where it has no `if __name__ == "__main__"`, and torch with it."""
     script = tmp_path / "train.py"
