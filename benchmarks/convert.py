@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -54,11 +53,12 @@ def pictures(count: int = 30) -> list[bytes]:
     return [cv2.imencode(".jpg", one, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes() for one in whole]
 
 
-def write_bag(path: Path, seconds: float) -> None:
+def write_bag(path: Path, seconds: float, jpegs: list[bytes] | None = None) -> None:
+    """jpegs: in place of `pictures`."""
     from recap_station.bags import BagWriter
     from recap_station.cdr import compressed_image, joint_state, serialize
 
-    jpegs = pictures()
+    jpegs = jpegs or pictures()
     names = STATION.joint_names
     start_of = compressed_image(START_NS, b"", "base_camera")  # stamps are put in: serialising is slow
     bodies = [compressed_image(START_NS, jpeg, "base_camera")[12:] for jpeg in jpegs]
@@ -138,7 +138,13 @@ def _measured(work: Callable[..., float], arguments: tuple[Any, ...], result: An
     before = time.process_time()
     seconds = work(*arguments)
     busy = time.process_time() - before
-    result.send(Cost(seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    result.send(Cost(seconds, busy, _peak_mb()))
+
+
+def _peak_mb() -> float:
+    """Of this program alone: getrusage's number begins with that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def apart(work: Callable[..., float], *arguments: Any) -> Cost:

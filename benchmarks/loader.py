@@ -8,7 +8,8 @@
   processes, for a machine that is busy; `ms_per_sample`: that time, in read, decode, align and the rest;
 - `vs_plain`, by the clock and by processor time: how many times that is of the plain way (torch's
   DataLoader, as many workers, images read at the same places, decoded whole and then reduced), in turns;
-- `start_s`: seconds to open the store, and from then to the first batch, worker processes started;
+- `start_s`: seconds to open the store, and from then to the first batch, worker processes started; and the
+  processor time of both, of all processes;
 - `full_decode_ms`: decoding a sample's three images whole and reducing them; and the machine's load.
 """
 
@@ -171,13 +172,15 @@ def main() -> None:
         if problems:
             sys.exit(problems[0])
         how = LoaderConfig(workers=given.workers, cache_bytes=0)
-        begin = time.monotonic()
-        with TrainingLoader(store, how) as loader:
+        begin, before = time.monotonic(), _processor_s()
+        try:
+            loader = TrainingLoader(store, how)
+        except ValueError as error:
+            sys.exit(f"--minutes {given.minutes}: {error}")
+        with loader:
             opened = time.monotonic()
-            if len(loader) == 0:
-                sys.exit(f"--minutes {given.minutes}: {loader.samples} samples, wanted {how.batch} or more")
             next(iter(loader))
-            first = time.monotonic()
+            first, started = time.monotonic(), _processor_s() - before
             episode = store.load(loader.episodes[0])
             plain_way = torch.utils.data.DataLoader(
                 Plain(episode, locate_images(episode, store.folder), how),
@@ -211,7 +214,11 @@ def main() -> None:
                 },
                 "ms_per_sample": ours.ms_per_sample(),
                 "full_decode_ms": round(full, 3),
-                "start_s": {"open": round(opened - begin, 2), "first_batch": round(first - opened, 2)},
+                "start_s": {
+                    "open": round(opened - begin, 2),
+                    "first_batch": round(first - opened, 2),
+                    "processor": round(started, 2),
+                },
                 "minutes": given.minutes,
                 "bag_mb": round(size / 1e6),
                 "workers": given.workers,

@@ -73,6 +73,14 @@ def test_a_clean_episode_has_no_finding(tmp_path):
     assert report.summary()["outcomes"] == {"success": 1}
 
 
+def test_an_episode_of_before_streams_were_kept_is_read_by_this_stacks_topics(tmp_path):
+    store = store_of(tmp_path, pause=range(50, 90))
+    episode = store.load("attempt")
+    before = found(store)
+    store.add(replace(episode, info=replace(episode.info, streams=None)))
+    assert found(store) == before and "stall" in before
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "text"),
     [

@@ -250,6 +250,22 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(store):
     assert not psutil.Process().children()
 
 
+def test_what_a_killed_loader_left_is_removed_and_what_another_uses_is_not(store, tmp_path):
+    def folder_of(loader: TrainingLoader) -> Path:
+        return loader._folder.path
+
+    with TrainingLoader(store, SMALL) as other:
+        left = folder_of(other).with_name(f"recap-loader-left{os.getpid()}")
+        left.mkdir()
+        (left / "lock").touch()
+        for folder in (left, folder_of(other)):
+            os.utime(folder / "lock", (1e9, 1e9))
+        with TrainingLoader(store, SMALL) as loader:
+            assert not left.exists() and folder_of(other).exists() and len(epoch(loader)) == len(loader)
+        assert len(epoch(other)) == len(other)
+    assert not folder_of(other).exists()
+
+
 def test_workers_do_not_import_the_training_script(store, tmp_path):
     """Which would start it anew where it has no `if __name__ == "__main__"`, and torch with it."""
     script = tmp_path / "train.py"
@@ -276,3 +292,15 @@ def test_discarded_attempts_are_left_out_and_nothing_at_all_is_an_error(tmp_path
     convert_bags([make_bag(tmp_path / "bags", 0, "discarded")], tmp_path / "store")
     with pytest.raises(ValueError, match="no episode that is not discarded"):
         TrainingLoader(Store(tmp_path / "store"), SMALL)
+
+
+def test_a_camera_without_any_image_is_no_obstacle_to_finding_the_others(store):
+    episode, silent = store.load("attempt0"), STATION.camera_names[2]
+    none = np.full(TICKS, -1, np.int32)
+    places = {**episode.image_at, silent: np.full((TICKS, 4), -1)}
+    tables = locate_images(
+        replace(episode, image={**episode.image, silent: none}, image_at=places), store.folder
+    )
+    assert {camera: len(table) for camera, table in tables.items()} == {
+        camera: 0 if camera == silent else TICKS // 5 for camera in STATION.camera_names
+    }

@@ -101,7 +101,7 @@ def _in_place(episode: Episode, camera: str, files: tuple[Path, ...]) -> ImageTa
     file, chunk, offset, length = place.T
     if (file[number] < 0).any() or (file >= len(files)).any() or (chunk >= 0).any():
         return None
-    some = np.unique(np.linspace(0, len(number) - 1, _LOOKED_AT).astype(int)) if len(number) else []
+    some = np.unique(np.linspace(0, len(number) - 1, min(_LOOKED_AT, len(number))).astype(np.int64))
     stamps = [_stamps(files[file[n]], int(offset[n]), int(length[n])) for n in number[some]]
     if not _agree(episode, camera, tick[some], stamps):
         return None

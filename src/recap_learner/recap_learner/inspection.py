@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,9 +18,9 @@ import numpy as np
 
 from recap_learner.episodes import ConversionError, Episode, read_images
 from recap_learner.store import Store, load_judged
-from recap_station.bags import BagReader
+from recap_learner.stream_times import StreamReport, declared_streams, read_stamps, timing_of
 from recap_station.contract import ContractError
-from recap_station.streams import FLOAT_ARRAY_TYPE, ROLES, TRAJECTORY_TYPE, Streams, default_streams
+from recap_station.streams import TRAJECTORY_TYPE
 from recap_station.ticks import STALE_S
 
 KINDS = {
@@ -61,16 +60,6 @@ class Finding:
     kind: str
     episode: str
     text: str
-
-
-@dataclass(frozen=True)
-class StreamReport:
-    """rate_hz: mean; longest_gap_s: between two stamps; delay_s: median of receive time less stamp."""
-
-    messages: int
-    rate_hz: float
-    longest_gap_s: float
-    delay_s: float
 
 
 @dataclass(frozen=True)
@@ -152,11 +141,12 @@ def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[Epi
     streams: dict[str, StreamReport] = {}
     brightness: dict[str, float] = {}
     try:
-        stamps, sums = _read_stamps(episode, episode.info.bag_in(folder))
-        streams = {stream: _stream(times) for stream, times in stamps.items() if len(times)}
+        stamps, sums = read_stamps(episode, episode.info.bag_in(folder))
+        streams = {stream: timing_of(times) for stream, times in stamps.items() if len(times)}
         found += [Finding(kind, name, text) for kind, text in check_streams(episode, streams, limits)]
         for camera, seen in sums.items():
-            if text := frozen(episode, stamps[_streams(episode).image(camera).topic][:, 0], seen, limits):
+            shown = stamps[declared_streams(episode).image(camera).topic][:, 0]
+            if text := frozen(episode, shown, seen, limits):
                 found.append(Finding("frozen", name, f"{camera}: {text}"))
         brightness = _brightness(episode, episode.info.bag_in(folder), limits.pictures)
     except (ConversionError, ContractError, OSError, struct.error) as error:
@@ -227,7 +217,7 @@ def check_streams(
     episode: Episode, streams: dict[str, StreamReport], limits: Limits
 ) -> list[tuple[str, str]]:
     """(kind, text) of what is wrong with the streams' timing; `streams`: by topic. Pure."""
-    found, slow, declared = [], [], _streams(episode)
+    found, slow, declared = [], [], declared_streams(episode)
     for camera in episode.info.station.cameras:
         stream = streams.get(declared.image(camera.name).topic)
         if stream is None:
@@ -281,51 +271,6 @@ def stretches(mask: np.ndarray) -> list[int]:
     """Lengths of the runs of True in (T,) bool."""
     edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
     return (np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)).tolist()
-
-
-def _streams(episode: Episode) -> Streams:
-    return episode.info.streams or default_streams(episode.info.station)
-
-
-def _read_stamps(episode: Episode, bag: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """topic → (M, 2) int64 ns of stamp and receive time; camera → (M,) int64 checksums of its images.
-
-    The stamp is that of receipt where the stream is placed by it, or has no other.
-    """
-    reader = BagReader(bag)
-    declared = _streams(episode)
-    commands = (stream for role in ROLES for stream in getattr(declared, role))
-    wanted = [
-        stream for stream in (*commands, *(s for _, s in declared.images)) if stream.topic in reader.topics
-    ]
-    stamped = {s.topic for s in wanted if s.time == "header" and s.type != FLOAT_ARRAY_TYPE}
-    times: dict[str, list[tuple[int, int]]] = {stream.topic: [] for stream in wanted}
-    camera_of = {stream.topic: camera for camera, stream in declared.images if stream.topic in times}
-    sums: dict[str, list[int]] = {camera: [] for camera in camera_of.values()}
-    for topic, received, data, _ in reader.scan(list(times)):
-        stamp = 0
-        if topic in stamped:
-            order = "<" if data[1] & 1 else ">"
-            seconds, nanoseconds = struct.unpack_from(order + "iI", data, 4)  # header.stamp comes first
-            stamp = seconds * 1_000_000_000 + nanoseconds
-        times[topic].append((stamp or received, received))
-        if topic in camera_of:
-            sums[camera_of[topic]].append(zlib.crc32(data[24:]))  # past the stamp
-    return (
-        {name: np.array(stamps, dtype=np.int64).reshape(-1, 2) for name, stamps in times.items()},
-        {camera: np.array(values, dtype=np.int64) for camera, values in sums.items()},
-    )
-
-
-def _stream(times: np.ndarray) -> StreamReport:
-    stamps = np.sort(times[:, 0])
-    span = (stamps[-1] - stamps[0]) * 1e-9
-    return StreamReport(
-        messages=len(stamps),
-        rate_hz=float((len(stamps) - 1) / span) if span > 0 else 0.0,
-        longest_gap_s=float(np.diff(stamps).max(initial=0)) * 1e-9,
-        delay_s=float(np.median(times[:, 1] - times[:, 0])) * 1e-9,
-    )
 
 
 def _brightness(episode: Episode, bag: Path, pictures: int) -> dict[str, float]:

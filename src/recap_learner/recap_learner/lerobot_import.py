@@ -194,8 +194,8 @@ def _with_images(
                 "recap.seed": str(episode.info.seed),
             }
         )
-    image = {c: rows.astype(np.int32) for c, rows in numbered.items()}
-    return replace(_placed(episode, image, BagReader(bag)), image=image)
+    which = {c: rows.astype(np.int32) for c, rows in numbered.items()}
+    return replace(_placed(episode, which, BagReader(bag)), image=which)
 
 
 def _placed(episode: Episode, image: dict[str, np.ndarray], bag: BagReader) -> Episode:
@@ -222,7 +222,7 @@ def _as_written(streams: Streams, station: Station) -> Streams:
     def met(mine: Stream, theirs: Stream) -> Stream:
         return replace(mine, align=theirs.align, tolerance_s=theirs.tolerance_s, time=theirs.time)
 
-    roles = {role: (met(getattr(own, role)[0], getattr(streams, role)[0]),) for role in ROLES}
+    roles: dict[str, Any] = {role: (met(getattr(own, role)[0], getattr(streams, role)[0]),) for role in ROLES}
     images = tuple((camera, met(stream, streams.image(camera))) for camera, stream in own.images)
     return replace(own, **roles, images=images)
 
