@@ -1,11 +1,12 @@
 """Drills: one part of the cell fails at a random moment, time and again. The last line is JSON.
 
-    python benchmarks/drills.py [--count 20] [--only killed] [--out docs/drills.md]
+    python benchmarks/drills.py [--count 20] [--only killed] [--results drills.jsonl] [--out docs/drills.md]
 
-Writes the table, or prints it. What fails and what is expected stands in tests/system/drill.py, what
-misbehaves in tests/system/faults.py. Every time is an attempt of its own over real ROS 2 in the simulated
-cell, with the arbiter's own time-outs: about five seconds each. Exit 0 when every attempt went as expected,
-within the time stated.
+Writes the table, or prints it. With `--results` every attempt's result goes to that file at once, and those
+that it holds already are not run again: twenty times each may take several sittings. What fails and what is
+expected stands in tests/system/drill.py, what misbehaves in tests/system/faults.py. Every time is an
+attempt of its own over real ROS 2 in the simulated cell, with the arbiter's own time-outs: about six
+seconds each. Exit 0 when every attempt went as expected, within the time stated.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +83,32 @@ def main() -> int:
     parser.add_argument("--only", default="", help="drills whose name holds this")
     parser.add_argument("--out", type=Path, help="file that gets the table; none: it is printed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--results", type=Path, help="file of results: gets them, and has those of before")
     given = parser.parse_args()
     chosen = {name: what for name, what in DRILLS.items() if given.only in name}
     if not chosen:
         parser.error(f"--only {given.only!r}: no such drill (there are: {', '.join(DRILLS)})")
     end_on_signals()
     load = os.getloadavg()[0]
-    found: dict[str, list[Result]] = {}
+    found = known(given.results, given.seed, chosen, given.count)
     for kind in RIGS:
-        drills = {name: what for name, what in chosen.items() if what.rig == kind}
+        drills = {n: what for n, what in chosen.items() if what.rig == kind and len(found[n]) < given.count}
         if not drills:
             continue
         with tempfile.TemporaryDirectory() as folder:
             options: dict[str, Any] = {"clock": kind == "clock"}
             if kind == "real policy":
                 options["checkpoint"] = untrained_policy(Path(folder) / "policy")
-            with Rig(Path(folder), SETTINGS, **options) as rig:
+            with Rig(Path(folder), SETTINGS, **options) as rig, ExitStack() as stack:
+                log = stack.enter_context(given.results.open("a")) if given.results else None
+
+                def keep(name: str, result: Result, log: Any = log) -> None:
+                    if log:
+                        line = {"drill": name, "seed": given.seed, "result": asdict(result)}
+                        print(json.dumps(line), file=log, flush=True)
+
                 for name, what in drills.items():
-                    found[name] = repeat(rig, name, what, given.count, given.seed)
+                    repeat(rig, name, what, found[name], given.count, given.seed, keep)
     table, wrong = report(found, chosen, load)
     if given.out:
         given.out.write_text(table)
@@ -117,17 +129,31 @@ def main() -> int:
     return 0 if not wrong else 1
 
 
-def repeat(rig: Rig, name: str, what: Drill, count: int, seed: int) -> list[Result]:
-    rng = np.random.default_rng([seed, list(DRILLS).index(name)])
-    results = []
-    for _ in range(count):
+def known(results: Path | None, seed: int, chosen: dict[str, Drill], count: int) -> dict[str, list[Result]]:
+    """What a file holds already of these drills, in their order."""
+    found: dict[str, list[Result]] = {name: [] for name in chosen}
+    lines = results.read_text().splitlines() if results and results.exists() else ()
+    for line in lines:
+        said = json.loads(line)
+        if said["drill"] in found and said["seed"] == seed:
+            found[said["drill"]].append(Result(**said["result"]))
+    return {name: results[:count] for name, results in found.items()}
+
+
+def repeat(
+    rig: Rig, name: str, what: Drill, results: list[Result], count: int, seed: int,
+    keep: Callable[[str, Result], None],
+) -> None:  # fmt: skip
+    """Until there are `count` results."""
+    for index in range(len(results), count):
+        rng = np.random.default_rng([seed, list(DRILLS).index(name), index])
         result = run_drill(rig, what, rng, during_s=3.0 if what.rig == "real policy" else 2.0)
         results.append(result)
+        keep(name, result)
         for bag in rig.bags.iterdir():  # it was looked at
             rig.forget(bag)
     wrong = sum(bool(r.unsafe or r.problems or missed(what, r)) for r in results)
     print(f"{name}: {len(results) - wrong} of {len(results)} as expected", file=sys.stderr, flush=True)
-    return results
 
 
 def report(found: dict[str, list[Result]], chosen: dict[str, Drill], load: float) -> tuple[str, list[str]]:

@@ -1,10 +1,15 @@
 """The training loader: samples of three 96×96 images out of 640×480 JPEG in bags, on two worker processes.
 
 `python benchmarks/loader.py [--minutes 2]` makes a bag of so many minutes (three cameras at 30 Hz, about
-60 kB an image, and the 50 Hz topics), and prints one JSON line: samples_per_s with nothing cached; the same
-with every image in the cache; ms_per_sample of processor time in read, decode and align; cpu_samples_per_s,
-what two cores would give that do nothing else (2 / processor time of a sample, all processes);
-full_decode_ms, what decoding the three images whole and reducing them would cost; and the machine's load.
+60 kB an image, and the 50 Hz topics), and prints one JSON line:
+
+- `samples_per_s` by the clock, nothing cached; `cached_samples_per_s`: every image in the cache;
+- `cpu_samples_per_s`: what two cores give that do nothing else: 2 / processor time of a sample, of all
+  processes, for a machine that is busy; `ms_per_sample`: that time, in read, decode, align and the rest;
+- `vs_plain`, by the clock and by processor time: how many times that is of the plain way (torch's
+  DataLoader, as many workers, images read at the same places, decoded whole and then reduced), in turns;
+- `start_s`: seconds to open the store, and from then to the first batch, worker processes started;
+- `full_decode_ms`: decoding a sample's three images whole and reducing them; and the machine's load.
 """
 
 from __future__ import annotations
@@ -12,16 +17,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import psutil
+import torch
 
-from recap_learner.episodes import convert_bags
+from recap_learner.episodes import Episode, convert_bags
+from recap_learner.image_index import ImageTable, locate_images
 from recap_learner.loader import LoaderConfig, TrainingLoader
+from recap_learner.samples import HORIZON, sample_ticks
 from recap_learner.store import Store
 from recap_station import topics
 from recap_station.bags import BagWriter
@@ -66,27 +77,65 @@ def make_bag(folder: Path, seconds: float, images: list[bytes]) -> Path:
     return bag
 
 
-def measure(loader: TrainingLoader, seconds: float) -> dict[str, float]:
-    """Samples a second, and processor time of a sample, once the workers are at work."""
-    batches = iter(_endless(loader))
-    for _ in range(3 * loader.how.workers):  # starting a worker takes longer than a batch
-        next(batches)
-    before, begin, count = _processor_s(), time.monotonic(), 0
-    cost = dict.fromkeys(("read", "decode", "align"), 0.0)
-    while time.monotonic() - begin < seconds:
-        batch = next(batches)
-        count += len(batch.tick)
-        for name, spent in batch.cost_s.items():
-            cost[name] += spent
-    wall, spent = time.monotonic() - begin, _processor_s() - before
-    return {
-        "samples_per_s": count / wall,
-        "cpu_samples_per_s": 2 * count / spent,
-        **{f"{name}_ms": 1e3 * value / count for name, value in cost.items()},
-    }
+class Plain(torch.utils.data.Dataset):
+    """The samples of one episode as one writes it down first: each image decoded whole, then reduced."""
+
+    def __init__(self, episode: Episode, tables: dict[str, ImageTable], how: LoaderConfig):
+        self.episode, self.tables, self.size = episode, tables, how.size
+        self.ticks = sample_ticks(episode, how.rate_hz)
+
+    def __len__(self) -> int:
+        return len(self.ticks)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cv2.setNumThreads(1)
+        tick, images = int(self.ticks[number]), []
+        for camera, table in self.tables.items():
+            image = self.episode.image[camera][tick]
+            with open(table.files[table.file[image]], "rb") as file:
+                file.seek(table.offset[image])
+                data = file.read(table.length[image])
+            jpeg = np.frombuffer(data[data.index(b"\xff\xd8\xff") :], np.uint8)
+            whole = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            images.append(cv2.resize(whole, self.size[::-1], interpolation=cv2.INTER_AREA))
+        ahead = np.minimum(tick + np.arange(HORIZON), len(self.episode) - 1)
+        return np.stack(images), self.episode.state[tick].copy(), self.episode.command[ahead]
 
 
-def _endless(loader: TrainingLoader):
+class Meter:
+    """What batches cost, over several turns."""
+
+    def __init__(self, loader: Any, ahead: int):
+        self.batches, self.ahead = _endless(loader), ahead
+        self.count, self.wall, self.spent = 0, 0.0, 0.0
+        self.cost = dict.fromkeys(("read", "decode", "align"), 0.0)
+
+    def turn(self, seconds: float) -> None:
+        for _ in range(self.ahead):  # starting a worker takes longer than a batch; and some are ready
+            next(self.batches)
+        before, begin = _processor_s(), time.monotonic()
+        while time.monotonic() - begin < seconds:
+            batch = next(self.batches)
+            self.count += len(batch[0] if isinstance(batch, list) else batch.tick)
+            for name, spent in getattr(batch, "cost_s", {}).items():
+                self.cost[name] += spent
+        self.wall += time.monotonic() - begin
+        self.spent += _processor_s() - before
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.wall
+
+    @property
+    def cpu_rate(self) -> float:
+        return 2 * self.count / self.spent
+
+    def ms_per_sample(self) -> dict[str, float]:
+        parts = {**self.cost, "rest": self.spent - sum(self.cost.values())}
+        return {name: round(1e3 * seconds / self.count, 3) for name, seconds in parts.items()}
+
+
+def _endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
 
@@ -107,7 +156,7 @@ def full_decode_ms(images: list[bytes]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="of recording")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     parser.add_argument("--workers", type=int, default=2)
@@ -117,32 +166,52 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = make_bag(Path(folder) / "bags", 60 * given.minutes, images)
         size = sum(file.stat().st_size for file in bag.iterdir())
-        begin = time.monotonic()
         store = Store(Path(folder) / "store")
-        convert_bags([bag], store.folder)
-        converted = time.monotonic() - begin
-        found = {}
-        for name, cache in (("none", 0), ("whole", 8 << 30)):
-            how = LoaderConfig(workers=given.workers, cache_bytes=cache)
-            begin = time.monotonic()
-            with TrainingLoader(store, how) as loader:
-                opened = time.monotonic() - begin
-                if cache:
-                    for _ in loader:  # fills the cache
-                        pass
-                found[name] = {**measure(loader, given.seconds), "open_s": opened}
+        _, problems = convert_bags([bag], store.folder)
+        if problems:
+            sys.exit(problems[0])
+        how = LoaderConfig(workers=given.workers, cache_bytes=0)
+        begin = time.monotonic()
+        with TrainingLoader(store, how) as loader:
+            opened = time.monotonic()
+            if len(loader) == 0:
+                sys.exit(f"--minutes {given.minutes}: {loader.samples} samples, wanted {how.batch} or more")
+            next(iter(loader))
+            first = time.monotonic()
+            episode = store.load(loader.episodes[0])
+            plain_way = torch.utils.data.DataLoader(
+                Plain(episode, locate_images(episode, store.folder), how),
+                batch_size=how.batch,
+                shuffle=True,
+                drop_last=True,
+                num_workers=given.workers,
+                persistent_workers=given.workers > 0,
+            )
+            ahead = how.prefetch * given.workers + given.workers
+            ours, plain = Meter(loader, ahead), Meter(plain_way, ahead)
+            for _ in range(3):  # in turns: others may be at work on the machine
+                for meter in (ours, plain):
+                    meter.turn(given.seconds / 3)
+        with TrainingLoader(store, LoaderConfig(workers=given.workers, cache_bytes=8 << 30)) as loader:
+            for _ in loader:  # fills the cache
+                pass
+            cached = Meter(loader, ahead)
+            cached.turn(given.seconds / 3)
         full = full_decode_ms(images)
-    cold = found["none"]
     print(
         json.dumps(
             {
-                "samples_per_s": round(cold["samples_per_s"]),
-                "cpu_samples_per_s": round(cold["cpu_samples_per_s"]),
-                "cached_samples_per_s": round(found["whole"]["samples_per_s"]),
-                "ms_per_sample": {k: round(cold[f"{k}_ms"], 3) for k in ("read", "decode", "align")},
+                "samples_per_s": round(ours.rate),
+                "cpu_samples_per_s": round(ours.cpu_rate),
+                "cached_samples_per_s": round(cached.rate),
+                "plain_samples_per_s": round(plain.rate),
+                "vs_plain": {
+                    "clock": round(ours.rate / plain.rate, 2),
+                    "processor": round(ours.cpu_rate / plain.cpu_rate, 2),
+                },
+                "ms_per_sample": ours.ms_per_sample(),
                 "full_decode_ms": round(full, 3),
-                "open_s": round(cold["open_s"], 2),
-                "convert_s": round(converted, 2),
+                "start_s": {"open": round(opened - begin, 2), "first_batch": round(first - opened, 2)},
                 "minutes": given.minutes,
                 "bag_mb": round(size / 1e6),
                 "workers": given.workers,

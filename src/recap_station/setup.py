@@ -6,6 +6,7 @@ setup(
     name="recap_station",
     version="0.1.0",
     packages=find_packages(include=["recap_station", "recap_station.*"]),
+    package_data={"recap_station.nodes": ["discovery.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/recap_station"]),
         ("share/recap_station", ["package.xml"]),

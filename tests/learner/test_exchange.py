@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,9 @@ import pytest
 
 from recap_learner import video
 from recap_learner.episodes import convert_bags, read_images
-from recap_learner.lerobot_export import RECAP, export_lerobot
+from recap_learner.image_index import locate_images
+from recap_learner.inspection import inspect_store
+from recap_learner.lerobot_export import KEPT, RECAP, export_lerobot
 from recap_learner.lerobot_import import import_lerobot
 from recap_learner.store import Store
 from recap_learner.video import ExchangeError
@@ -24,16 +27,19 @@ from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
+from recap_station.streams import Stream
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 START, STEP, TICKS = 1_700_000_000_000_000_000, 20_000_000, 60
 COLUMNS = (
-    "time_ns", "state", "command", "policy_command", "teleop_command", "source", "correction", "stage", "gap"
+    "time_ns", "state", "command", "policy_command", "teleop_command", "source", "correction", "stage", "gap",
+    "mode",
 )  # fmt: skip
 
 
 def make_bag(folder: Path, number: int) -> Path:
-    """A person commands from tick 20 to 40; images come late and, of the last camera, only from tick 7 on."""
+    """A person commands from tick 20 to 40; images come late and, of the last camera, only from tick 7; one
+    message is damaged."""
     bag, rng = folder / f"attempt{number}", np.random.default_rng(number)
     with BagWriter(bag, topics.recorded_topics(STATION), topics.LATCHED) as writer:
         for tick in range(TICKS):
@@ -43,6 +49,11 @@ def make_bag(folder: Path, number: int) -> Path:
             writer.write(topics.JOINT_STATES, now, joint_state(now, names, values))
             writer.write(topics.JOINT_COMMAND, now, joint_state(now, names, values + 1, who))
             writer.write(topics.POLICY_COMMAND, now, joint_state(now, names, values + 2))
+            if tick in (0, 20, 40):
+                mode = serialize(topics.MODE_TYPE, stamp_ns=now, mode=2 if who == "teleop" else 1, source=who)
+                writer.write(topics.CONTROL_MODE, now, mode)
+            if tick == 30:
+                writer.write(topics.JOINT_STATES, now, joint_state(now, names, [np.nan] * STATION.dof))
             if who == "teleop":
                 writer.write(topics.TELEOP_COMMAND, now, joint_state(now, names, values + 1))
             if tick % 3 == 0:
@@ -87,8 +98,9 @@ def test_a_round_trip_keeps_states_commands_masks_and_labels(store, tmp_path, co
             was, now = getattr(before, column), getattr(after, column)
             np.testing.assert_array_equal(now, was, err_msg=column)
             assert now.dtype == was.dtype
-        for kept in ("id", "outcome", "reason", "source", "checkpoint", "seed", "task", "station"):
+        for kept in KEPT:
             assert getattr(after.info, kept) == getattr(before.info, kept), kept
+        assert "not finite" in after.info.damage and set(after.mode) == {1, 2}
         assert after.info.bag == f"imported/{name}"
         labels = back.load_labels("run1", name)
         for column, values in store.load_labels("run1", name).items():
@@ -102,6 +114,27 @@ def test_a_round_trip_keeps_states_commands_masks_and_labels(store, tmp_path, co
             assert len(was) == len(now) >= 15
             off = np.abs(np.array(was).astype(float) - np.array(now))
             assert off.mean() < 4.0  # the codec's loss, of video and JPEG; the next image is 6 off
+            table = locate_images(after, back.folder)[camera]  # in the bag, not copied once more
+            assert {file.parent for file in table.files} == {back.folder / after.info.bag}
+
+
+def test_a_data_set_comes_back_into_this_stacks_own_topics(store, tmp_path):
+    """Whatever topics and types a cell had: how its streams meet the ticks is kept."""
+    pytest.importorskip("av")
+    for name in ("attempt0", "attempt1"):
+        episode = store.load(name)
+        was = episode.info.streams
+        assert was is not None
+        state = (Stream("left", align="asof", tolerance_s=0.5), Stream("right", time="receive"))
+        store.add(replace(episode, info=replace(episode.info, streams=replace(was, state=state))))
+    export_lerobot(store, tmp_path / "dataset")
+    back = Store(tmp_path / "back")
+    import_lerobot(tmp_path / "dataset", back)
+    after = back.load("attempt0").info.streams
+    assert after is not None and after.state == (
+        Stream(topics.JOINT_STATES, topics.JOINT_STATE_TYPE, align="asof", tolerance_s=0.5),
+    )
+    assert not [f for f in inspect_store(back).findings if f.kind == "unreadable"]
 
 
 def test_the_data_set_has_what_the_format_wants(store, tmp_path):
@@ -119,6 +152,47 @@ def test_the_data_set_has_what_the_format_wants(store, tmp_path):
     np.testing.assert_allclose(stats["observation.state"]["mean"], states.mean(0), atol=1e-6)
     np.testing.assert_allclose(stats["observation.state"]["std"], states.std(0), rtol=1e-5)
     assert np.array(stats["observation.images.base_camera"]["mean"]).shape == (3, 1, 1)
+
+
+def _lerobot():
+    """LeRobot's own reader, where it is installed and works with this PyTorch."""
+    try:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    except Exception as error:  # of what it needs, each fails in its own way
+        pytest.skip(f"needs lerobot: {error}")
+    return LeRobotDataset
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_lerobots_own_reader_gives_what_the_store_has(store, tmp_path, codec):
+    pytest.importorskip("av")
+    reader = _lerobot()
+    export_lerobot(store, tmp_path / "dataset", codec=codec)
+    ahead = {"action": [k / 50 for k in range(5)]}
+    data = reader("recap/test", root=tmp_path / "dataset", video_backend="pyav", delta_timestamps=ahead)
+    assert (len(data), data.num_episodes, data.fps) == (2 * TICKS, 2, 50)
+    for number in range(2):
+        episode, labels = store.load(f"attempt{number}"), store.load_labels("run1", f"attempt{number}")
+        for tick in (0, 1, 25, 41, TICKS - 1):
+            row = data[number * TICKS + tick]
+            np.testing.assert_array_equal(row["observation.state"], episode.state[tick])
+            later = np.minimum(tick + np.arange(5), TICKS - 1)  # never into the next episode
+            np.testing.assert_array_equal(row["action"], episode.command[later])
+            assert row["action_is_pad"].tolist() == [tick + k >= TICKS for k in range(5)]
+            np.testing.assert_array_equal(row["teleop_action"], episode.teleop_command[tick])
+            assert row["is_intervention"].item() == episode.correction[tick]
+            assert row["control_mode"].item() == episode.mode[tick]
+            assert (row["task"], row["outcome"]) == (TASK.prompt, episode.info.outcome)
+            assert row["advantage"].item() == labels["advantage"][tick]
+            for camera, index in episode.image.items():
+                shown = 255 * row[f"observation.images.{camera}"].numpy().transpose(1, 2, 0)
+                image = np.zeros((64, 96, 3))
+                if index[tick] >= 0:
+                    [image] = read_images(store.folder / episode.info.bag, camera, [index[tick]])
+                assert np.abs(shown - image).mean() < 4.0
+    states = np.concatenate([store.load(f"attempt{n}").state for n in range(2)])
+    np.testing.assert_allclose(data.meta.stats["observation.state"]["mean"], states.mean(0), atol=1e-6)
+    assert {"q01", "q99"} <= set(data.meta.stats["action"])
 
 
 def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from recap_learner.episodes import convert_bags
+from recap_learner.episodes import Cell, convert_bags
 from recap_learner.inspection import KINDS, Limits, inspect_store, stretches
 from recap_learner.store import Store
 from recap_station import topics
-from recap_station.bags import BagWriter
-from recap_station.cdr import compressed_image, joint_state
+from recap_station.bags import BagWriter, amend_metadata
+from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
+from recap_station.streams import FLOAT_ARRAY_TYPE, RAW_IMAGE_TYPE, Streams
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 CAMERA = STATION.camera_names[1]
@@ -131,3 +132,51 @@ def test_corrections_are_counted_by_stretch(tmp_path):
 def test_limits_are_settings(tmp_path):
     report = inspect_store(store_of(tmp_path, every=5), Limits(slow=0.2))
     assert report.findings == () and set(KINDS) >= {"rate"}
+
+
+def test_streams_are_those_of_the_contract_not_this_stacks(tmp_path):
+    """Others: states of two topics, commands without stamps, a raw camera, one placed by receipt."""
+    names, bag = STATION.joint_names, tmp_path / "bags" / "theirs"
+    first, second = STATION.camera_names[:2]
+    recorded = {
+        "left": topics.JOINT_STATE_TYPE,
+        "right": topics.JOINT_STATE_TYPE,
+        "goal": FLOAT_ARRAY_TYPE,
+        "eye": RAW_IMAGE_TYPE,
+        **{f"{camera}/jpeg": topics.IMAGE_TYPE for camera in STATION.camera_names[1:]},
+    }
+    with BagWriter(bag, recorded) as writer:
+        for tick in range(TICKS):
+            now = START + tick * STEP
+            if tick not in range(60, 100):
+                writer.write("left", now, joint_state(now, names[:7], STATION.home[:7]))
+            writer.write("right", now, joint_state(now, names[7:], STATION.home[7:]))
+            writer.write("goal", now, serialize(FLOAT_ARRAY_TYPE, data=np.array(STATION.home)))
+            raw = {"height": 8, "width": 8, "encoding": "mono8", "step": 8}
+            if tick % 4 == 0:
+                pixels = np.full(64, 90 + tick % 50, np.uint8)
+                writer.write("eye", now, serialize(RAW_IMAGE_TYPE, stamp_ns=now, data=pixels, **raw))
+            for camera in STATION.camera_names[1:]:
+                jpeg = cv2.imencode(".jpg", np.full((48, 48, 3), 90 + tick % 50, np.uint8))[1].tobytes()
+                stamp = now - 10**12 if camera == second else now  # a clock that nobody set
+                writer.write(f"{camera}/jpeg", now, compressed_image(stamp, jpeg, camera))
+    given = {
+        "state": [{"topic": "left"}, {"topic": "right"}],
+        "command": {"topic": "goal", "joints": list(names)},
+        "images": {
+            first: {"topic": "eye"},
+            **{camera: {"topic": f"{camera}/jpeg"} for camera in STATION.camera_names[1:]},
+            second: {"topic": f"{second}/jpeg", "time": "receive"},
+        },
+    }
+    cell = Cell(STATION, Streams.from_dict(given, STATION), TASK)
+    amend_metadata(bag, {"recap.outcome": "success"})
+    _, problems = convert_bags([bag], tmp_path / "store", cell=cell)
+    assert not problems
+    report = inspect_store(Store(tmp_path / "store"))
+    assert set(report.episodes[0].streams) == set(recorded)
+    texts = {finding.kind: finding.text for finding in report.findings}
+    assert set(texts) == {"gap", "rate", "stall"}
+    assert texts["rate"] == f"{first} 12.5 Hz, wanted 30 Hz" and texts["stall"].startswith(
+        "left: nothing for 0.8"
+    )

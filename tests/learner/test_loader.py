@@ -1,15 +1,20 @@
 """Batches: what is in them, that only the seed decides their order, and that they go on where they were."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from recap_learner.episodes import ConversionError, convert_bags
-from recap_learner.image_index import ByteReader, locate_images
+from recap_learner.image_index import PictureReader, locate_images
 from recap_learner.images import decode, jpeg_size
 from recap_learner.loader import LoaderConfig, TrainingLoader
 from recap_learner.store import Store
@@ -146,7 +151,9 @@ def test_decoding_at_a_reduced_scale_is_close_to_decoding_whole(size):
     assert jpeg_size(jpeg) == (480, 640)
     whole = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
     wanted = cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA)
-    off = np.abs(decode(jpeg, size).astype(int) - wanted)
+    given = np.zeros((2, *size, 3), np.uint8)
+    decode(jpeg, size, given[1])
+    off = np.abs(given[1].astype(int) - wanted)
     assert off.mean() < 2.0 and off.max() < 48
 
 
@@ -157,7 +164,7 @@ def test_images_are_read_in_place_and_are_the_bytes_recorded(store):
     assert {file.resolve().parent for table in tables.values() for file in table.files} == {bag}
     camera = STATION.camera_names[1]
     table = tables[camera]
-    reader = ByteReader(table.files, most=1)
+    reader = PictureReader(table.files, most=1)
     messages = [cdr for _, _, cdr in BagReader(bag).messages([topics.image_topic(camera)])]
     for number, cdr in enumerate(messages):
         data = reader.read(table.file[number], table.offset[number], table.length[number])
@@ -192,8 +199,8 @@ def test_images_in_compressed_chunks_are_packed_once(store, tmp_path, compressio
 
 
 def _bytes(table) -> list[bytes]:
-    reader = ByteReader(table.files)
-    return [reader.read(*place) for place in zip(table.file, table.offset, table.length, strict=True)]
+    reader = PictureReader(table.files)
+    return [bytes(reader.read(*place)) for place in zip(table.file, table.offset, table.length, strict=True)]
 
 
 def test_a_bag_that_was_cut_since_is_named(store):
@@ -204,6 +211,65 @@ def test_a_bag_that_was_cut_since_is_named(store):
         with pytest.raises(ConversionError, match=r"attempt2_0\.mcap: wanted \d+ bytes .* it was cut since"):
             epoch(loader)
             epoch(loader)
+
+
+def test_a_batch_that_could_not_be_read_is_the_next_one_when_it_can(store):
+    [file] = (store.folder.parent / "bags" / "attempt2").glob("*.mcap")
+    content = file.read_bytes()
+    how = LoaderConfig(**{**SMALL.__dict__, "workers": 2})
+    with TrainingLoader(store, SMALL) as loader:
+        whole = epoch(loader)
+    with TrainingLoader(store, how) as loader:
+        given = []
+        file.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ConversionError, match="it was cut since"):
+            for batch in loader:
+                given.append(batch.tick.numpy())
+        assert loader.batch == len(given) < len(whole)
+        file.write_bytes(content)
+        given += [batch.tick.numpy() for batch in loader]
+    assert [list(ticks) for ticks in given] == [list(ticks) for _, ticks, _, _ in whole]
+
+
+def test_an_image_of_another_moment_at_its_place_is_not_taken_for_it(store):
+    """A bag that was written anew may have any image there: the stamps tell."""
+    episode, camera = store.load("attempt0"), STATION.camera_names[0]
+    age = {**episode.image_age, camera: episode.image_age[camera] + np.float32(0.1)}
+    tables = locate_images(replace(episode, image_age=age), store.folder)
+    assert [c for c, t in tables.items() if t.files[0].parent.name == "images"] == [camera]
+
+
+def test_a_worker_that_is_killed_is_an_error_and_not_a_wait(store):
+    with TrainingLoader(store, LoaderConfig(**{**SMALL.__dict__, "workers": 2})) as loader:
+        given = iter(loader)
+        next(given)
+        for child in psutil.Process().children():
+            child.kill()
+        with pytest.raises(RuntimeError, match=r"worker \d of the loader died with exit code -9"):
+            list(given)
+    assert not psutil.Process().children()
+
+
+def test_workers_do_not_import_the_training_script(store, tmp_path):
+    """Which would start it anew where it has no `if __name__ == "__main__"`, and torch with it."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, psutil, sys\n"
+        "from recap_learner.loader import LoaderConfig, TrainingLoader\n"
+        "from recap_learner.store import Store\n"
+        "how = LoaderConfig(batch=8, size=(24, 32), horizon=10, workers=1)\n"
+        "with TrainingLoader(Store(sys.argv[1]), how) as loader:\n"
+        "    batch = next(iter(loader))\n"
+        "    [worker] = psutil.Process().children()\n"
+        "    loaded = {m.path for m in worker.memory_maps()}\n"
+        "    print(len(batch.tick), any('torch' in path for path in loaded))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(store.folder)],
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("8 False\n", 0), done.stderr
 
 
 def test_discarded_attempts_are_left_out_and_nothing_at_all_is_an_error(tmp_path):

@@ -1,6 +1,7 @@
 """A store keeps what it had or what was put in, whoever writes and whenever they are killed."""
 
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -145,3 +146,28 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path, writers):
     assert seen
     store.add(episode("e", 40))  # a lock dies with its holder
     assert len(store.load("e")) == 40
+
+
+def test_what_is_put_in_is_on_the_disk_before_and_after_its_name_is(tmp_path, monkeypatch):
+    """A power cut cannot be had here; the order of the system calls that outlast one can."""
+    calls: list[tuple[str, str]] = []
+    sync, put = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        calls.append(("replace", target.name))
+        put(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replaced)
+    store = Store(tmp_path / "store")
+    store.add(episode("e"))
+    part = f".e.episode.parquet.{os.getpid()}"
+    assert calls == [("fsync", part), ("replace", "e.episode.parquet"), ("fsync", "store")]
+    store.index()
+    assert calls[3:] == [("replace", "index.parquet")]  # made anew where it is damaged
+    say(store.folder, "ana", "e", "failed", tick=3)
+    assert calls[4:] == [("fsync", "store"), ("fsync", "judgements.jsonl")]

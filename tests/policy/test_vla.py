@@ -17,7 +17,7 @@ from recap_policy.fast import Fast
 from recap_policy.prefix import InputError, Prefix
 from recap_policy.prompt import PromptError, PromptWarning
 from recap_policy.text import TinyTokenizer
-from recap_policy.vla import VLA, Batch, drop_indicator
+from recap_policy.vla import VLA, Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = TinyTokenizer.fit(["insert the peg", "reach", "lift", "pass it on"], 128)
@@ -163,9 +163,9 @@ def test_draws_do_not_see_each_other() -> None:
 
 
 def test_three_in_ten_indicators_are_dropped_each_on_its_own() -> None:
-    dropped = drop_indicator(torch.ones(10_000, dtype=torch.int8), 0.3, torch.Generator().manual_seed(0))
-    assert (dropped == -1).float().mean().item() == pytest.approx(0.3, abs=0.01)
-    assert set(dropped.tolist()) == {-1, 1}
+    drawn = _model(_batch(2)).draw(10_000, torch.Generator().manual_seed(0), 1, 0.3)
+    assert drawn.dropped.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert drawn[10:20].dropped.tolist() == drawn.dropped[10:20].tolist()
 
 
 def test_zero_weight_takes_an_example_out_of_the_loss() -> None:

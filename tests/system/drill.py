@@ -29,6 +29,7 @@ STEP = STATION.max_velocity * TICK_S
 SAG = 0.05  # rad: how far a measured joint may stand beyond its limit: commands stay within
 CAMERA = STATION.camera_names[0]
 CHUNK_S, OLDEST_S = 1.0, 0.5  # of the real policy: a chunk's length; observations older are not used
+AWAY_S = 1.0  # between two commands: then the arbiter was away
 PATIENCE_S = 8.0  # beyond what is stated, until a hold is not waited for any more
 RIGS = ("stand-in", "real policy", "clock")
 
@@ -47,6 +48,7 @@ class Drill:
     rig: str = "stand-in"  # which rig it is for, of RIGS
     loses_s: float = 0.0  # of the bag before the fault
     pauses: bool = False  # of the recorder: messages after the fault may be missing
+    restarts: bool = False  # the arbiter itself
     check: Callable[[Rig], str] | None = None  # a complaint, or ""
 
     def within_s(self, settings: ArbiterSettings) -> float:
@@ -102,7 +104,7 @@ DRILLS: dict[str, Drill] = {
     "station killed": _killed("station", timeout="state_timeout_s"),
     "recorder killed": _killed("recorder", then="policy", loses_s=FLUSH_S),
     "learner killed": _killed("learner", then="policy"),
-    "arbiter killed": _killed("arbiter", then=""),
+    "arbiter killed": _killed("arbiter", then="", restarts=True),
     "policy stopped for 2 s": _stopped("policy", **_SILENT_POLICY),
     "pedal stopped for 2 s while pressed": _stopped("pedal", while_="teleop", timeout="pedal_timeout_s"),
     "leader stopped for 2 s": _stopped("leader", while_="teleop", timeout="teleop_timeout_s"),
@@ -192,15 +194,30 @@ def run_drill(
         rig.repair()
         with suppress(DrillError):
             rig.finish()
-    if len(commands) > 1:
-        _look_at_commands(commands, watch.beyond, result)
+    for part in _heard_of_each(commands, result) if what.restarts else [commands]:
+        if len(part) > 1:
+            _look_at_commands(part, watch.beyond, result)
     return result
+
+
+def _heard_of_each(commands: list[Heard], result: Result) -> list[list[Heard]]:
+    """The commands cut where an arbiter was replaced and not found before it followed somebody, which is
+    after a second of holding: what was not heard of its motion cannot be told from a jump."""
+    cuts = [
+        index
+        for index, (a, b) in enumerate(itertools.pairwise(commands), 1)
+        if b.stamp_ns - a.stamp_ns >= AWAY_S * 1e9 and b.source != "hold"
+    ]
+    if cuts:
+        result.problems.append(f"the new arbiter was found when {commands[cuts[0]].source} commanded already")
+    return [commands[a:b] for a, b in itertools.pairwise([0, *cuts, len(commands)])]
 
 
 def _look_at_commands(commands: list[Heard], beyond: float, result: Result) -> None:
     """What must hold of every command, whatever happens."""
-    result.step_over_limit = largest_step(commands)
-    result.longest_silence_s = max(b.received_s - a.received_s for a, b in itertools.pairwise(commands))
+    result.step_over_limit = max(result.step_over_limit, largest_step(commands))
+    silence_s = max(b.received_s - a.received_s for a, b in itertools.pairwise(commands))
+    result.longest_silence_s = max(result.longest_silence_s, silence_s)
     if result.step_over_limit > 1.0 + 1e-6:
         result.unsafe.append(f"a step of {result.step_over_limit:.3f} times the velocity limit")
     positions = np.array([c.positions for c in commands])
@@ -256,7 +273,7 @@ def largest_step(commands: list[Heard]) -> float:
     worst = 0.0
     for a, b in itertools.pairwise(commands):
         apart_s = (b.stamp_ns - a.stamp_ns) / 1e9
-        ticks = max(1, round(apart_s / TICK_S - 0.25)) if apart_s < 1.0 else 1
+        ticks = max(1, round(apart_s / TICK_S - 0.25)) if apart_s < AWAY_S else 1
         worst = max(worst, float((np.abs(b.positions - a.positions) / (STEP * ticks)).max()))
     return worst
 

@@ -26,6 +26,7 @@ from recap_station import topics
 from recap_station.contract import load_station
 from recap_station.nodes import qos
 from recap_station.nodes.base import to_ns
+from recap_station.nodes.discovery import announce_often
 from recap_station.parent import STARTER
 
 STATION = load_station("aloha")
@@ -164,6 +165,7 @@ class Graph:
     def __init__(self, folder: Path, node: Callable[[Context], Any] = World):
         self.folder = folder
         self.domain = free_domain()
+        announce_often()
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         self.environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         self.environment[STARTER] = str(os.getpid())  # nodes end with this process, however that ends

@@ -31,14 +31,16 @@ ALL = [f"/{name}" for name in topics.recorded_topics(STATION)]
 LIMIT = STATION.max_velocity * STATION.step_s + 1e-9
 
 
+def start_arbiter(graph: Graph) -> None:
+    """With the time-outs of a busy test machine."""
+    timeouts = dict.fromkeys(("policy_timeout_s", "teleop_timeout_s", "pedal_timeout_s"), 0.5)
+    graph.start("arbiter", "recap_teleop.nodes.arbiter_node", **timeouts, state_timeout_s=1.0)
+
+
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     with Graph(tmp_path_factory.mktemp("graph")) as graph:
-        # the time-outs are those of a busy test machine
-        graph.start(
-            "arbiter", "recap_teleop.nodes.arbiter_node", policy_timeout_s=0.5, teleop_timeout_s=0.5,
-            pedal_timeout_s=0.5, state_timeout_s=1.0,
-        )  # fmt: skip
+        start_arbiter(graph)
         graph.wait(graph.world.source, 60.0, "the arbiter commands")
         yield graph
 
@@ -124,6 +126,21 @@ def test_killed_policy_is_held_and_followed_again_when_it_is_back(policy: Graph)
     policy.wait(lambda: world.mode() == ControlMode.POLICY, 60.0, "the policy is followed again")
 
 
+def test_a_new_arbiter_holds_until_all_listeners_have_found_it(policy: Graph) -> None:
+    world = policy.world
+    policy.kill("arbiter")
+    world.press(True)  # by whoever claims the robot
+    before = len(world.heard.commands)
+    start_arbiter(policy)
+    policy.wait(lambda: world.source() == "teleop", 60.0, "the person commands")
+    after = world.heard.commands[before:]
+    first = next(i for i, command in enumerate(after) if command.source != "hold")
+    assert first and after[first].stamped_s - after[0].stamped_s > 0.5  # it speaks before it is found
+    assert excess(world.heard.commands[before - 1 :]) <= 0
+    world.press(False)
+    policy.wait(lambda: world.mode() == ControlMode.POLICY, 60.0, "the policy is followed")
+
+
 def test_silent_pedal_ends_the_takeover_in_a_hold(policy: Graph) -> None:
     world = policy.world
     world.press(True)
@@ -167,9 +184,7 @@ def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy:
     assert list(bag.messages({topics.JOINT_COMMAND}))[: len(commands)] == commands
     assert not bag.closed_cleanly  # one of its files was cut off
     world.episode("two", Episode.ENDED, Episode.DISCARDED)
-    policy.wait(
-        lambda: BagReader(bags / "two").metadata["recap.outcome"] == "discarded", 30.0, "relabelled"
-    )
+    policy.wait(lambda: BagReader(bags / "two").metadata["recap.outcome"] == "discarded", 30.0, "relabelled")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

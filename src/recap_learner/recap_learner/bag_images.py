@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -21,28 +22,46 @@ def read_images(
 ) -> Iterator[np.ndarray]:
     """Decode the wanted images of one camera, in ascending order → (H, W, 3) uint8 RGB each.
 
-    wanted: as `Episode.image` numbers them. streams: the episode's (`EpisodeInfo.streams`).
+    wanted: as `Episode.image` numbers them. streams: the episode's (`EpisodeInfo.streams`). Raises
+    ConversionError where one is missing.
     """
+    numbers = sorted({int(i) for i in wanted})
+    want = iter(numbers)
+    following = next(want, None)
+    for number, (data, kind) in enumerate(_usable(bag, camera, streams) if numbers else ()):
+        if number == following:
+            yield decode_message(data, kind)
+            following = next(want, None)
+            if following is None:
+                return
+    if following is not None:
+        raise ConversionError(f"{bag}: image {following} of {camera} is missing")
+
+
+def recorded_images(
+    bag: Path, camera: str, count: int, streams: Streams | None = None
+) -> Iterator[bytes | memoryview]:
+    """The first `count` images of one camera, or as many as there are, as recorded; raw ones as PNG."""
+    for data, kind in islice(_usable(bag, camera, streams), count):
+        if kind == RAW_IMAGE_TYPE:
+            yield cv2.imencode(".png", decode_message(data, kind)[..., ::-1])[1].tobytes()
+        else:
+            picture = cdr_scan.compressed_image(data)
+            yield data[picture.offset : picture.offset + picture.size]
+
+
+def _usable(bag: Path, camera: str, streams: Streams | None) -> Iterator[tuple[memoryview, str]]:
+    """(CDR, type) of the messages that ticks can have images of, in order of arrival."""
     reader = BagReader(bag)
     stream = streams.image(camera) if streams else Stream(topics.image_topic(camera))
     kind = stream.type or reader.topics.get(stream.topic, topics.IMAGE_TYPE)
     usable = image_reader(kind)
-    want = iter(sorted({int(i) for i in wanted}))
-    following = next(want, None)
-    number = -1
     for _, time_ns, data, _ in reader.scan([stream.topic]):
-        if following is None:
-            return
         try:
             usable(data, time_ns)
         except (CdrError, Unusable):
             continue
-        number += 1
-        if number == following:
-            yield decode_message(data, kind)
-            following = next(want, None)
-    if following is not None:
-        raise ConversionError(f"{bag}: image {following} of {stream.topic} is missing")
+        yield data, kind
 
 
 class EpisodeImages:

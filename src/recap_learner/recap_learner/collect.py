@@ -199,9 +199,7 @@ def _joint_streams(
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             notes.append(f"{np.count_nonzero(~finite)} × a number that is not finite on {topic}")
-        groups.setdefault(tuple(columns), []).append(
-            (stamps[at][finite], values[finite], at[finite])
-        )
+        groups.setdefault(tuple(columns), []).append((stamps[at][finite], values[finite], at[finite]))
     if reason is not None:
         if not groups:
             raise reason

@@ -51,6 +51,19 @@ class EpisodeInfo:
     def success(self) -> bool:
         return self.outcome == "success"
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        about = {**self.__dict__, "task": self.task.to_dict(), "station": self.station.to_dict()}
+        return {**about, "streams": self.streams.to_dict() if self.streams else None}
+
+    @staticmethod
+    def from_dict(about: Mapping[str, Any]) -> EpisodeInfo:
+        """As to_dict made it; what older ones lack is as the defaults are."""
+        station = Station.from_dict(about["station"])
+        streams = Streams.from_dict(about["streams"], station) if about.get("streams") else None
+        given = {"task": Task.from_dict(about["task"]), "station": station, "streams": streams}
+        return EpisodeInfo(**{**about, **given, "files": tuple(about.get("files", ()))})
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -112,10 +125,8 @@ def save_episode(episode: Episode, path: Path) -> None:
         if camera in episode.image_at:
             places = np.ascontiguousarray(episode.image_at[camera], dtype=np.int64)
             columns[f"image_at.{camera}"] = _lists(places, 4)
-    info = episode.info
-    about = {**info.__dict__, "task": info.task.to_dict(), "station": info.station.to_dict()}
-    about["streams"] = info.streams.to_dict() if info.streams else None
-    table = pa.table(columns).replace_schema_metadata({"recap.episode": json.dumps(about)})
+    about = json.dumps(episode.info.to_dict())
+    table = pa.table(columns).replace_schema_metadata({"recap.episode": about})
     replace_file(path, lambda temporary: pq.write_table(table, temporary))
 
 
@@ -158,11 +169,7 @@ def load_episode(path: Path) -> Episode:
 def _info(path: Path, metadata: Mapping[bytes, bytes]) -> EpisodeInfo:
     if b"recap.episode" not in metadata:
         raise ConversionError(f"{path}: not an episode file")
-    about = json.loads(metadata[b"recap.episode"])
-    station = Station.from_dict(about["station"])
-    streams = Streams.from_dict(about["streams"], station) if about.get("streams") else None
-    given = {"task": Task.from_dict(about["task"]), "station": station, "streams": streams}
-    return EpisodeInfo(**{**about, **given, "files": tuple(about.get("files", ()))})
+    return EpisodeInfo.from_dict(json.loads(metadata[b"recap.episode"]))
 
 
 def _lists(values: np.ndarray, width: int) -> pa.Array:

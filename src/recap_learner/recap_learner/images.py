@@ -11,15 +11,16 @@ import numpy as np
 
 from recap_learner.episodes import ConversionError
 
-_SCALES = (
-    (8, cv2.IMREAD_REDUCED_COLOR_8),
-    (4, cv2.IMREAD_REDUCED_COLOR_4),
-    (2, cv2.IMREAD_REDUCED_COLOR_2),
-)
+# Scale → flag. OpenCV names only those that give BGR.
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
+}
 
 
-def decode(data: bytes, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """JPEG or PNG → (height, width, 3) uint8 RGB, averaged over areas. Raises ConversionError.
+def decode(data: bytes | memoryview, size: tuple[int, int], out: np.ndarray) -> None:
+    """JPEG or PNG → `out` (height, width, 3) uint8 RGB, averaged over areas. Raises ConversionError.
 
     A JPEG is decoded at a scale at which it is still no smaller than `size`, which a JPEG decoder does in the
     frequency domain: about as far from decoding it whole as two common filters are from each other, one or
@@ -30,21 +31,21 @@ def decode(data: bytes, size: tuple[int, int], out: np.ndarray | None = None) ->
     if image is None:
         raise ConversionError(f"{len(data)} bytes that are not a JPEG or PNG image")
     finer = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    if image.shape[:2] != size:
-        how = cv2.INTER_AREA if finer else cv2.INTER_LINEAR
-        image = cv2.resize(image, size[::-1], interpolation=how)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
+    if image.shape[:2] == size:
+        out[...] = image
+    else:
+        cv2.resize(image, size[::-1], dst=out, interpolation=cv2.INTER_AREA if finer else cv2.INTER_LINEAR)
 
 
-def _flag(data: bytes, size: tuple[int, int]) -> int:
+def _flag(data: bytes | memoryview, size: tuple[int, int]) -> int:
     height, width = jpeg_size(data)
-    for factor, flag in _SCALES:
+    for factor, flag in _REDUCED.items():
         if height // factor >= size[0] and width // factor >= size[1]:
             return flag
-    return cv2.IMREAD_COLOR
+    return cv2.IMREAD_COLOR_RGB
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
+def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
     """(height, width) from a JPEG's frame header (ITU-T T.81, B.2.2); (0, 0) if it is none."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from recap_learner.iteration import fit_policy, fit_value, gather_frames, make_labels
 from recap_learner.labels import LabelRule
 from recap_learner.policy_training import FINETUNING, PolicyTraining
+from recap_learner.rounds import Rounds
+from recap_learner.stages import Report, StageError, Stages
 from recap_learner.training import Progress
 from recap_learner.value_training import ValueTraining
 from recap_station.files import write_json
@@ -36,41 +37,60 @@ class Improvement:
 
 
 def improve(
-    run: Path, folder: Path, bags: Sequence[Path], how: Improvement, progress: Progress | None = None
+    run: Path, k: int, bags: Sequence[Path], how: Improvement, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Value, labels and policy from `bags`, into `folder` → report of each step.
+    """Iteration k of a run of one task: value, labels and policy from `bags` → report of each step.
 
     Raises FileNotFoundError if the run has no pre-trained models to start from.
     """
-    pretrain = run / "pretrain"
-    for part in ("vision", "value", "policy"):
-        if not (pretrain / part).is_dir():
-            raise FileNotFoundError(f"{pretrain / part}: wanted the run's pre-trained {part}, found nothing")
-    frames = gather_frames(bags, run / "episodes", pretrain / "vision", _part(progress, 0.0, 0.2, "episodes"))
-    value = fit_value(
-        frames, folder, pretrain / "value", how.value, how.seed, _part(progress, 0.2, 0.45, "value")
-    )
-    labels = make_labels(
-        frames, folder, how.rule, judged_by=lambda info: info.source == "rollout", store=run / "episodes"
-    )
-    policy = fit_policy(
-        frames,
-        folder,
-        pretrain / "policy",
-        pretrain / "vision",
-        how.policy,
-        how.seed,
-        _part(progress, 0.45, 1.0, "policy"),
-    )
-    report = {"value": value, "labels": labels, "policy": policy}
-    write_json(folder / "report.json", report)
+    task = ""  # the bags know theirs
+    with Stages(run, _Told(progress)) as stages:
+        do = Rounds(stages, None, [task])
+        pretrain = do.pretrain
+        tower, v_pre, pi_pre = (
+            stages.given(f"the run's pre-trained {part}", [pretrain / part])
+            for part in ("vision", "value", "policy")
+        )
+        do.take(tower)
+        data = [do.episodes(task, k, stages.given("bags", bags))]
+        v = do.value(task, k, data, v_pre, how.value, how.seed)
+        labels = do.labels(task, k, data, v, how.rule)
+        policy = do.policy(task, k, data, pi_pre, "recap", labels, how.policy, how.seed)
+        report = {"value": v.result, "labels": labels.result, "policy": policy.result}
+        write_json(do.folder(task, k) / "report.json", report)
     return report
 
 
-def next_iteration(run: Path) -> Path:
-    """Folder of the iteration after the last one that has a policy."""
-    done = [int(p.parent.name.split("_")[1]) for p in run.glob("iteration_*/policy")]
-    return run / f"iteration_{max(done, default=0) + 1:02d}"
+class _Told:
+    """Stages as one progress from 0 to 1."""
+
+    SHARES: ClassVar = {
+        "episodes": (0.0, 0.2),
+        "value": (0.2, 0.45),
+        "labels": (0.45, 0.45),
+        "policy": (0.45, 1.0),
+    }
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def begin(self, name: str, title: str) -> Report:
+        step = name.rpartition(".")[2]
+        start, end = self.SHARES[step]
+
+        def report(fraction: float, note: str) -> None:
+            if self._progress:
+                self._progress(start + (end - start) * fraction, f"{step}: {note}")
+
+        return report
+
+    def end(self, name: str, title: str, seconds: float, before: bool) -> None:
+        pass
+
+
+def next_iteration(run: Path) -> int:
+    """The one after the last that has a policy."""
+    return max((int(p.parent.name.split("_")[1]) for p in run.glob("iteration_*/policy")), default=0) + 1
 
 
 def recorded_bags(run: Path) -> list[Path]:
@@ -93,24 +113,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = replace(
         how, value=how.value.for_steps(given.value_steps), policy=how.policy.for_steps(given.policy_steps)
     )
-    folder = next_iteration(given.run)
+    k = next_iteration(given.run)
 
     def progress(fraction: float, note: str) -> None:
         print(json.dumps({"progress": round(fraction, 4), "note": note}), flush=True)
 
     try:
-        improve(given.run, folder, [*recorded_bags(given.run), *given.bags], how, progress)
-    except (OSError, ValueError) as error:
+        improve(given.run, k, [*recorded_bags(given.run), *given.bags], how, progress)
+    except (OSError, ValueError, StageError, FloatingPointError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 1
-    print(json.dumps({"checkpoint": str(folder / "policy")}), flush=True)
+    print(json.dumps({"checkpoint": str(given.run / f"iteration_{k:02d}" / "policy")}), flush=True)
     return 0
-
-
-def _part(progress: Progress | None, start: float, end: float, name: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda fraction, note: progress(start + (end - start) * fraction, f"{name}: {note}")
 
 
 if __name__ == "__main__":

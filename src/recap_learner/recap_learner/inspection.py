@@ -19,9 +19,9 @@ import numpy as np
 
 from recap_learner.episodes import ConversionError, Episode, read_images
 from recap_learner.store import Store, load_judged
-from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.contract import ContractError
+from recap_station.streams import FLOAT_ARRAY_TYPE, ROLES, TRAJECTORY_TYPE, Streams, default_streams
 from recap_station.ticks import STALE_S
 
 KINDS = {
@@ -146,9 +146,7 @@ def inspect_store(
     return StoreReport(tuple(reports), tuple(findings), step_s)
 
 
-def inspect_episode(
-    episode: Episode, folder: Path, limits: Limits
-) -> tuple[EpisodeReport, list[Finding]]:
+def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[EpisodeReport, list[Finding]]:
     """One episode; `folder`: the store's, from which its bag is found."""
     name, found = episode.info.id, check_ticks(episode, limits)
     streams: dict[str, StreamReport] = {}
@@ -158,7 +156,7 @@ def inspect_episode(
         streams = {stream: _stream(times) for stream, times in stamps.items() if len(times)}
         found += [Finding(kind, name, text) for kind, text in check_streams(episode, streams, limits)]
         for camera, seen in sums.items():
-            if text := frozen(episode, stamps[topics.image_topic(camera)][:, 0], seen, limits):
+            if text := frozen(episode, stamps[_streams(episode).image(camera).topic][:, 0], seen, limits):
                 found.append(Finding("frozen", name, f"{camera}: {text}"))
         brightness = _brightness(episode, episode.info.bag_in(folder), limits.pictures)
     except (ConversionError, ContractError, OSError, struct.error) as error:
@@ -228,19 +226,18 @@ def check_ticks(episode: Episode, limits: Limits) -> list[Finding]:
 def check_streams(
     episode: Episode, streams: dict[str, StreamReport], limits: Limits
 ) -> list[tuple[str, str]]:
-    """(kind, text) of what is wrong with the streams' timing. Pure."""
-    found, slow = [], []
+    """(kind, text) of what is wrong with the streams' timing; `streams`: by topic. Pure."""
+    found, slow, declared = [], [], _streams(episode)
     for camera in episode.info.station.cameras:
-        stream = streams.get(topics.image_topic(camera.name))
+        stream = streams.get(declared.image(camera.name).topic)
         if stream is None:
             slow.append(f"{camera.name} has no image, wanted {camera.rate_hz:.0f} Hz")
         elif stream.rate_hz < limits.slow * camera.rate_hz and stream.messages > 1:
             slow.append(f"{camera.name} {stream.rate_hz:.1f} Hz, wanted {camera.rate_hz:.0f} Hz")
     if slow:
         found.append(("rate", "; ".join(slow)))
-    always = [topics.JOINT_STATES, topics.JOINT_COMMAND]
-    always += [topics.image_topic(c) for c in episode.info.station.camera_names]
-    for name in always:
+    always = (*declared.state, *declared.command, *(stream for _, stream in declared.images))
+    for name in dict.fromkeys(s.topic for s in always if s.type != TRAJECTORY_TYPE):  # one says much at once
         if name in streams and streams[name].longest_gap_s > limits.stall_s:
             found.append(("stall", f"{name}: nothing for {streams[name].longest_gap_s:.2f} s"))
     delays = {name: stream.delay_s for name, stream in streams.items() if stream.messages > 1}
@@ -286,21 +283,34 @@ def stretches(mask: np.ndarray) -> list[int]:
     return (np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)).tolist()
 
 
+def _streams(episode: Episode) -> Streams:
+    return episode.info.streams or default_streams(episode.info.station)
+
+
 def _read_stamps(episode: Episode, bag: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """topic → (M, 2) int64 ns of stamp and receive time; camera → (M,) int64 checksums of its images."""
+    """topic → (M, 2) int64 ns of stamp and receive time; camera → (M,) int64 checksums of its images.
+
+    The stamp is that of receipt where the stream is placed by it, or has no other.
+    """
     reader = BagReader(bag)
-    camera_of = {topics.image_topic(camera): camera for camera in episode.info.station.camera_names}
-    wanted = [topics.JOINT_STATES, topics.JOINT_COMMAND, topics.POLICY_COMMAND, topics.TELEOP_COMMAND]
-    times: dict[str, list[tuple[int, int]]] = {
-        name: [] for name in (*wanted, *camera_of) if name in reader.topics
-    }
-    sums: dict[str, list[int]] = {camera: [] for topic, camera in camera_of.items() if topic in times}
-    for topic, received, cdr in reader.messages(list(times)):
-        order = "<" if cdr[1] & 1 else ">"
-        seconds, nanoseconds = struct.unpack_from(order + "iI", cdr, 4)  # header.stamp comes first
-        times[topic].append((seconds * 1_000_000_000 + nanoseconds, received))
+    declared = _streams(episode)
+    commands = (stream for role in ROLES for stream in getattr(declared, role))
+    wanted = [
+        stream for stream in (*commands, *(s for _, s in declared.images)) if stream.topic in reader.topics
+    ]
+    stamped = {s.topic for s in wanted if s.time == "header" and s.type != FLOAT_ARRAY_TYPE}
+    times: dict[str, list[tuple[int, int]]] = {stream.topic: [] for stream in wanted}
+    camera_of = {stream.topic: camera for camera, stream in declared.images if stream.topic in times}
+    sums: dict[str, list[int]] = {camera: [] for camera in camera_of.values()}
+    for topic, received, data, _ in reader.scan(list(times)):
+        stamp = 0
+        if topic in stamped:
+            order = "<" if data[1] & 1 else ">"
+            seconds, nanoseconds = struct.unpack_from(order + "iI", data, 4)  # header.stamp comes first
+            stamp = seconds * 1_000_000_000 + nanoseconds
+        times[topic].append((stamp or received, received))
         if topic in camera_of:
-            sums[camera_of[topic]].append(zlib.crc32(cdr[24:]))  # past the stamp
+            sums[camera_of[topic]].append(zlib.crc32(data[24:]))  # past the stamp
     return (
         {name: np.array(stamps, dtype=np.int64).reshape(-1, 2) for name, stamps in times.items()},
         {camera: np.array(values, dtype=np.int64) for camera, values in sums.items()},

@@ -1,6 +1,7 @@
-"""One round of learning: bags → frames → value → labels → policy, with its files in one folder.
+"""The steps of one round of learning: bags → frames → value → labels → policy, files in one folder.
 
 <folder>/value/            the value function
+<folder>/value.json        its report on held-out episodes, and the gates that it fails
 <folder>/values.npz        V of every tick of every episode, each by a model that had not seen it
 <folder>/labels.parquet    indicator of every tick
 <folder>/policy/           the policy
@@ -8,42 +9,93 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from recap_learner.episodes import EpisodeInfo, convert_bags
+from recap_learner.arms import Arm, Judged
+from recap_learner.arms.base import POSITIVE
+from recap_learner.cotraining import CoTraining
+from recap_learner.episodes import Episode, EpisodeInfo, convert_bags, read_info
 from recap_learner.frames import Frames, load_frames
-from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, save_labels
-from recap_learner.policy_training import PolicyTraining, train_policy
+from recap_learner.gates import Gates
+from recap_learner.labels import (
+    FILE,
+    EpisodeValues,
+    LabelRule,
+    label,
+    save_labels,
+    save_to_store,
+)
+from recap_learner.policy_training import RECAP, PolicyTraining, train_policy
+from recap_learner.returns import Normalizer, monte_carlo_returns
 from recap_learner.store import Store
 from recap_learner.training import Progress
-from recap_learner.value_training import ValueTraining, normalizer, train_value
-from recap_station.files import replace_file
+from recap_learner.value_data import check_outcomes, normalizers
+from recap_learner.value_file import load_values, save_values
+from recap_learner.value_training import ValueTraining, train_value
+from recap_station.files import write_json
 
 
-def gather_frames(
-    bags: Sequence[Path], store: Path, vision: Path, progress: Progress | None = None
-) -> Frames:
-    """Convert what is new among `bags` into `store` and load the frames of all of them.
+def convert(
+    bags: Sequence[Path], store: Path, progress: Progress | None = None, workers: int = 1
+) -> tuple[list[Path], list[str]]:
+    """Episode files of all bags, made where they are new or changed → (files, why others are left out).
 
-    Discarded attempts are left out. A bag that cannot be used (no outcome yet, say) is named on stderr and
-    left out too. Raises ValueError if none can be used.
+    Files come in the order of their start states' seeds, not of when they were recorded: with equal attempts
+    a run that was broken off and one that was not then draw the same batches.
+    Raises ValueError if no bag can be used.
     """
-    half = (lambda f, note: progress(0.5 * f, note)) if progress else None
-    rest = (lambda f, note: progress(0.5 + 0.5 * f, note)) if progress else None
-    files, problems = convert_bags(bags, store, half)
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+    files, problems = convert_bags(bags, store, progress, workers=workers)
     if not files:
         raise ValueError(f"none of {len(problems)} bags can be used; the first: {problems[0]}")
-    frames = load_frames(files, vision, progress=rest)
+    return sorted(files, key=lambda file: (read_info(file).seed, file.name)), problems
+
+
+def open_frames(
+    files: Sequence[Path], vision: Path, progress: Progress | None = None, to_learn: bool = True
+) -> Frames:
+    """Frames of episode files, in their order, without discarded attempts.
+
+    Raises ValueError where no attempt is left and, where they are all there is to learn from, if none
+    succeeded.
+    """
+    frames = load_frames(files, vision, progress=progress)
     discarded = [i for i, e in enumerate(frames.episodes) if e.info.outcome == "discarded"]
-    return frames.without(discarded) if discarded else frames
+    frames = frames.without(discarded) if discarded else frames
+    if not frames.episodes:
+        raise ValueError(f"all {len(files)} attempts are discarded, wanted some to learn from")
+    for task, counts in outcomes(frames).items():
+        if to_learn and not counts["success"]:
+            raise ValueError(
+                f"task {task}: none of {counts['attempts']} attempts succeeded, wanted some: values would "
+                "say nothing, every label be a guess; record better ones, or mend outcomes by ./recap label"
+            )
+    return frames
+
+
+def outcomes(frames: Frames) -> dict[str, dict[str, int]]:
+    """Task → attempts, successes and failures."""
+    found: dict[str, dict[str, int]] = {}
+    for episode in frames.episodes:
+        counts = found.setdefault(episode.info.task.name, {"attempts": 0, "success": 0, "failure": 0})
+        counts["attempts"] += 1
+        counts["success" if episode.info.success else "failure"] += 1
+    return found
+
+
+def notices(frames: Frames) -> list[str]:
+    """What a person should know of the data before trusting what is learnt from them."""
+    return [
+        f"task {task}: none of {counts['attempts']} attempts failed: the value function learns of time "
+        "alone, and no label will say what leads to failure"
+        for task, counts in outcomes(frames).items()
+        if not counts["failure"]
+    ]
 
 
 def fit_value(
@@ -53,54 +105,79 @@ def fit_value(
     how: ValueTraining,
     seed: int,
     progress: Progress | None = None,
+    *,
+    fresh: Callable[[Episode], bool] | None = None,
+    cotraining: CoTraining | None = None,
 ) -> dict[str, Any]:
-    """Train the value function of this round → its report. The held-out values of all ticks are saved."""
+    """Train the value function of this round → its report. The values of all ticks are saved.
+
+    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s.
+    Raises GateError where it fails how.gates, on all tasks together or on one, after everything is saved, the
+    report as <folder>/value.json too.
+    """
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
-    values, report = train_value(frames, folder / "value", start, how, seed, lineage, progress)
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **values)  # type: ignore[arg-type]
-
-    replace_file(folder / "values.npz", save)
-    return {**report.to_dict(), "problems": report.problems()}
+    made = train_value(
+        frames, folder / "value", start, how, seed, lineage, progress, fresh=fresh, cotraining=cotraining
+    )
+    save_values(folder / "values.npz", made.values, made.failed, made.norms)
+    several = made.by_task if len(made.by_task) > 1 else {}
+    limits = how.gates or Gates()
+    found = {
+        **made.report.to_dict(),
+        "problems": made.report.problems(limits),
+        "unmeasured": made.report.unmeasured(),
+        "by_task": {
+            task: {**report.to_dict(), "problems": report.problems(limits)}
+            for task, report in several.items()
+        },
+    }
+    write_json(folder / "value.json", found)
+    if how.gates is not None:
+        made.report.check(how.gates, f"the value function in {folder}")
+        for task, report in several.items():
+            report.check(how.gates, f"the value function in {folder}, on {task},")
+    return found
 
 
 def make_labels(
     frames: Frames,
     folder: Path,
-    rule: LabelRule,
+    rule: LabelRule | Mapping[str, LabelRule],
     judged_by: Callable[[EpisodeInfo], bool],
     store: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
-    judged_by: the episodes whose autonomous frames the threshold is a quantile of. store: where
-    each episode gets its labels under the tag `folder.name` too, for the loader, exports and whoever looks.
+    rule: of all tasks, or by task. judged_by: the episodes whose autonomous frames a task's threshold is a
+    quantile of. store: where each episode gets its labels under the tag `folder.name` too, for the loader,
+    exports and whoever looks. Raises ValueError on an episode without a value, and as `label_ticks`.
     """
-    values = np.load(folder / "values.npz")
+    check_outcomes(frames.episodes)
+    values, failed, norms = load_values(folder / "values.npz")
+    if missing := [e.info.id for e in frames.episodes if e.info.id not in values]:
+        raise ValueError(
+            f"{folder / 'values.npz'}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
+            "the value function on them too"
+        )
     episodes = [
-        EpisodeValues(e.info.id, values[e.info.id], e.info.success, e.correction, judged_by(e.info))
+        EpisodeValues(
+            e.info.id,
+            values[e.info.id],
+            e.info.success,
+            e.correction,
+            judged_by(e.info),
+            e.info.task.name,
+            failed.get(e.info.id),
+            frames.failed_at.get(e.info.id, -1),
+            e.info.source,
+        )
         for e in frames.episodes
     ]
-    labels = label(episodes, normalizer(frames), rule)
-    save_labels(labels, folder / "labels.parquet", _data(frames))
+    labels = label(episodes, norms or normalizers(frames), rule)
+    save_labels(labels, folder / FILE, _data(frames))
     if store is not None:
-        about = {"rule": asdict(rule), "threshold": labels.threshold, "run": str(folder)}
-        for name, columns in labels.by_episode().items():
-            Store(store).save_labels(folder.name, name, columns, about)
-    by_source: dict[str, list[np.ndarray]] = {}
-    for e in frames.episodes:
-        by_source.setdefault(e.info.source, []).append(labels.indicator[e.info.id])
-    forced = np.concatenate(list(labels.forced.values()))
-    natural = np.concatenate([labels.advantage[n][f] > labels.threshold for n, f in labels.forced.items()])
-    return {
-        "threshold": labels.threshold,
-        "positive": labels.positive_fraction,
-        "positive_by_source": {k: float(np.mean(np.concatenate(v))) for k, v in by_source.items()},
-        "forced": float(forced.mean()),
-        "forced_that_would_be_negative": float(1 - natural.mean()) if len(natural) else None,
-    }
+        save_to_store(labels, Store(store), folder.name, {"run": str(folder)})
+    return labels.summary()
 
 
 def fit_policy(
@@ -111,24 +188,80 @@ def fit_policy(
     how: PolicyTraining,
     seed: int,
     progress: Progress | None = None,
-    always_positive: bool = False,
+    arm: Arm = RECAP,
+    labels: Sequence[Path] = (),
+    pretrained_labels: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Train the policy of this round on its labels → first and last losses.
+    """Train the policy of this round as an arm does, into <folder>/policy → first and last losses.
 
-    always_positive: the indicator is True on every frame (SFT stage) and no labels are read.
+    labels: sidecars with the advantage and indicator of this round; pretrained_labels: those of the
+    pre-training. Frames that none covers have advantage 0 and are not positive.
     """
-    if always_positive:
-        indicator = np.ones(len(frames), dtype=np.int8)
-    else:
-        indicator = frames.per_tick(load_indicator(folder / "labels.parquet")).astype(np.int8)
-    lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
     # While the arbiter holds nobody acts: nothing to imitate.
     acted = np.array(
         [frames.episodes[e].source[t] != "hold" for e, t in zip(frames.episode, frames.tick, strict=True)]
     )
-    frames, indicator = frames.where(acted), indicator[acted]
-    log = train_policy(frames, indicator, folder / "policy", start, vision, how, seed, lineage, progress)
-    return {"frames": len(frames), "positive": float(indicator.mean()), "first": log[0], "last": log[-1]}
+    lesson = arm.lesson(judge(frames.where(acted), labels, pretrained_labels))
+    rows = np.flatnonzero(acted)[lesson.keep]
+    frames, indicator = frames.where(rows), lesson.indicator[lesson.keep]
+    lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
+    lineage |= {"arm": {"name": arm.name, "asked": arm.asked, **asdict(arm)}}
+    log = train_policy(
+        frames,
+        indicator,
+        folder / "policy",
+        start,
+        vision,
+        how,
+        seed,
+        lineage,
+        progress,
+        arm=arm,
+        weight=lesson.weight[lesson.keep],
+        advantage=lesson.advantage[lesson.keep],
+    )
+    positive = float((indicator == POSITIVE).mean())
+    return {"frames": len(frames), "positive": positive, "first": log[0], "last": log[-1]}
+
+
+def judge(frames: Frames, labels: Sequence[Path], pretrained_labels: Sequence[Path]) -> Judged:
+    """What arms are told of the frames."""
+    columns = _read_labels(frames, labels)
+    before = _read_labels(frames, pretrained_labels)
+    demonstration = np.array([e.info.source == "demonstration" for e in frames.episodes])[frames.episode]
+    corrected = frames.per_tick({e.info.id: e.correction for e in frames.episodes}).astype(bool)
+    return Judged(
+        advantage=columns["advantage"],
+        positive=columns["indicator"] > 0,
+        pretrained_positive=before["indicator"] > 0,
+        correction=corrected & ~demonstration,
+        demonstration=demonstration,
+        episode=frames.episode,
+        score=np.array([_whole_return(e) for e in frames.episodes], np.float32),
+        task=np.array([e.info.task.name for e in frames.episodes]),
+    )
+
+
+def _read_labels(frames: Frames, files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Advantage and indicator of each frame → (F,) float32 each, 0 where no file covers it."""
+    names = ("advantage", "indicator")
+    found = {n: {e.info.id: np.zeros(len(e), np.float32) for e in frames.episodes} for n in names}
+    for file in files:
+        table = pq.read_table(file, columns=["episode", *names])
+        owner = np.asarray(table["episode"].to_pylist(), dtype=object)
+        begins = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(owner) else np.empty(0, int)
+        for begin, end in zip(begins, [*begins[1:], len(owner)], strict=True):
+            for name in names:
+                if owner[begin] in found[name]:
+                    found[name][owner[begin]] = table[name].to_numpy()[begin:end].astype(np.float32)
+    return {name: frames.per_tick(columns) for name, columns in found.items()}
+
+
+def _whole_return(episode: Episode) -> float:
+    """Normalised return of an episode (eq. 5): what episodes of one task are ranked by."""
+    info = episode.info
+    norm = Normalizer(round(info.task.max_episode_s * info.station.control_rate_hz))
+    return float(monte_carlo_returns(len(episode), info.success, norm)[0])
 
 
 def _data(frames: Frames) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from recap_station import storage
+from recap_station.files import to_disk
 
 LOG = "judgements.jsonl"
 _TRIES = 20  # for a log in an object store that others write to as well
@@ -194,7 +195,10 @@ class _Log:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        new = not path.exists()
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        if new:
+            to_disk(path.parent)
 
     def __enter__(self) -> _Log:
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -262,9 +266,7 @@ def _of_episode(log: list[dict[str, Any]]) -> Judgement:
         if entry["kind"] == "outcome":
             judgement = replace(judgement, outcome=entry["outcome"], reason=str(entry.get("reason", "")))
         elif entry["kind"] == "criterion":
-            judgement = replace(
-                judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]}
-            )
+            judgement = replace(judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]})
         elif entry["kind"] == "stage":
             stages[entry["stage"]] = entry["tick"]
         elif entry["kind"] == "failed":

@@ -5,7 +5,8 @@ policies want them; what it has no name for stands beside them, and `meta/recap.
 tick, so that `lerobot_import` gives the episodes back:
 
     observation.state, action (the executed command), policy_action, teleop_action (NaN where silent)
-    is_intervention, gap, source, stage, outcome, time_ns; value, advantage (NaN), indicator (−1), forced
+    is_intervention, gap, source, control_mode (recap_interfaces/ControlMode, −1: none said), stage, outcome,
+    time_ns; value, advantage (NaN), indicator (−1), forced
     image_index.<camera> (−1 before its first image: the video is black there), image_age.<camera>
 """
 
@@ -31,7 +32,9 @@ DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 RECAP = "meta/recap.json"
+KEPT = ("id", "outcome", "reason", "source", "checkpoint", "seed", "damage", "station", "task", "streams")
 IN_CHUNK = 1000
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 UNLABELLED = -1
 
 
@@ -105,9 +108,8 @@ def export_lerobot(
                 **{f"stats/{n}/{k}": v.tolist() for n, s in stats.items() for k, v in s.items()},
             }
         )  # fmt: skip
-        about = {**info.__dict__, "station": info.station.to_dict(), "task": info.task.to_dict()}
-        known = ("id", "outcome", "reason", "source", "checkpoint", "seed", "station", "task")
-        kept.append({name: about[name] for name in known})
+        about = info.to_dict()
+        kept.append({name: about[name] for name in KEPT})
         first += len(episode)
         if progress:
             progress((number + 1) / len(entries), f"{number + 1}/{len(entries)} episodes")
@@ -151,6 +153,7 @@ def _columns(episode: Episode, labels: Mapping[str, np.ndarray] | None) -> dict[
         "is_intervention": episode.correction.astype(bool),
         "gap": episode.gap.astype(bool),
         "source": episode.source,
+        "control_mode": episode.mode.astype(np.int64),
         "stage": episode.stage,
         "outcome": np.array([episode.info.outcome] * ticks, dtype=object),
         "time_ns": episode.time_ns.astype(np.int64),
@@ -165,9 +168,7 @@ def _columns(episode: Episode, labels: Mapping[str, np.ndarray] | None) -> dict[
     return columns
 
 
-def _features(
-    episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str
-) -> dict[str, Any]:
+def _features(episode: Episode, sizes: Mapping[str, tuple[int, int]], fps: int, codec: str) -> dict[str, Any]:
     joints = list(episode.info.station.joint_names)
     features: dict[str, Any] = {}
     for name, values in _columns(episode, None).items():
@@ -229,26 +230,27 @@ def _write_videos(
                 seen.append(image)
             writer.write(image)
         writer.close()
-        pixels = np.array(seen or [image], np.float64).reshape(-1, 3) / 255
-        stats[video_key(camera)] = {
-            **{name: getattr(pixels, name)(0).reshape(3, 1, 1) for name in ("min", "max", "mean", "std")},
-            "count": np.array([len(seen) or 1]),
+        pixels = np.array(seen or [image]).reshape(-1, 3) / 255
+        found = {
+            name: values.reshape(3, 1, 1) for name, values in _statistics(pixels).items() if name != "count"
         }
+        stats[video_key(camera)] = {**found, "count": np.array([len(seen) or 1])}
     return sizes, stats
 
 
 def _statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Of one column (T,) or (T, D); of what is a number in it."""
+    """Of one column (T,) or (T, D), of what is a number in it: → (D,) each, and the count (1,)."""
     rows = values.astype(np.float64).reshape(len(values), -1)
     known = np.where(np.isfinite(rows), rows, np.nan)
-    some = np.isfinite(rows).any(0)
-    filled = np.where(some, known, 0.0)
+    filled = np.where(np.isfinite(rows).any(0), known, 0.0)
     found = {n: getattr(np, f"nan{n}")(filled, axis=0) for n in ("min", "max", "mean", "std")}
-    return {**found, "count": np.array([len(values)])}
+    quantiles = dict(zip(QUANTILES, np.nanquantile(filled, list(QUANTILES.values()), axis=0), strict=True))
+    return {**found, **quantiles, "count": np.array([len(values)])}
 
 
 def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of all episodes together, from those of each."""
+    """Statistics of all episodes together, from those of each; quantiles are the mean of theirs, as LeRobot
+    pools them."""
     pooled = {}
     for name in parts[0]:
         each = [part[name] for part in parts]
@@ -262,6 +264,7 @@ def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
             "max": np.max([e["max"] for e in each], axis=0).tolist(),
             "mean": total.tolist(),
             "std": np.sqrt(variance).tolist(),
+            **{q: (share * np.array([e[q] for e in each])).sum(0).tolist() for q in QUANTILES},
             "count": [int(count.sum())],
         }
     return pooled

@@ -23,9 +23,10 @@ from recap_learner.lerobot_export import RECAP, UNLABELLED, video_key
 from recap_learner.store import LABEL_COLUMNS, Store
 from recap_learner.video import ExchangeError, read_frames
 from recap_station import topics
-from recap_station.bags import BagWriter
+from recap_station.bags import BagReader, BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task
+from recap_station.streams import ROLES, Stream, Streams, default_streams
 from recap_station.ticks import hold, tick_times
 
 JPEG_QUALITY = 95
@@ -90,10 +91,8 @@ def _rows(folder: Path, info: dict[str, Any], about: dict[str, Any]) -> pa.Table
 
 def _own(table: pa.Table, kept: dict[str, Any], bag: str) -> Episode:
     cameras = [n.removeprefix("image_index.") for n in table.column_names if n.startswith("image_index.")]
-    info = EpisodeInfo(
-        **{**kept, "station": Station.from_dict(kept["station"]), "task": Task.from_dict(kept["task"])},
-        bag=bag,
-    )
+    info = EpisodeInfo.from_dict({**kept, "bag": bag})
+    modes = table["control_mode"].to_numpy() if "control_mode" in table.column_names else np.empty(0)
     return Episode(
         info=info,
         time_ns=table["time_ns"].to_numpy(),
@@ -107,12 +106,11 @@ def _own(table: pa.Table, kept: dict[str, Any], bag: str) -> Episode:
         gap=table["gap"].to_numpy(),
         image={c: table[f"image_index.{c}"].to_numpy().astype(np.int32) for c in cameras},
         image_age={c: table[f"image_age.{c}"].to_numpy().astype(np.float32) for c in cameras},
+        mode=modes.astype(np.int8),
     )
 
 
-def _foreign(
-    table: pa.Table, info: dict[str, Any], name: str, station: Station, task: Task
-) -> Episode:
+def _foreign(table: pa.Table, info: dict[str, Any], name: str, station: Station, task: Task) -> Episode:
     missing = [n for n in ("observation.state", "action") if n not in table.column_names]
     missing += [video_key(c) for c in station.camera_names if video_key(c) not in info["features"]]
     if missing:
@@ -196,7 +194,37 @@ def _with_images(
                 "recap.seed": str(episode.info.seed),
             }
         )
-    return replace(episode, image={c: rows.astype(np.int32) for c, rows in numbered.items()})
+    image = {c: rows.astype(np.int32) for c, rows in numbered.items()}
+    return replace(_placed(episode, image, BagReader(bag)), image=image)
+
+
+def _placed(episode: Episode, image: dict[str, np.ndarray], bag: BagReader) -> Episode:
+    """The episode with the places at which its bag has each tick's images."""
+    camera_of = {topics.image_topic(camera): camera for camera in image}
+    places: dict[str, list[tuple[int, ...]]] = {camera: [] for camera in image}
+    for topic, _, _, place in bag.scan(list(camera_of)):
+        places[camera_of[topic]].append(tuple(place))
+    nowhere = tuple([-1] * 4)  # index −1
+    at = {c: np.array([*places[c], nowhere], np.int64)[index] for c, index in image.items()}
+    streams = _as_written(episode.info.streams or default_streams(episode.info.station), episode.info.station)
+    files = tuple(file.name for file in bag.files)
+    info = replace(episode.info, files=files, streams=streams.resolved(bag.topics))
+    return replace(episode, info=info, image_at=at)
+
+
+def _as_written(streams: Streams, station: Station) -> Streams:
+    """The streams of the bag that is written here, which meet the ticks as the given ones did.
+
+    A role that came over several topics comes over one, by the first one's alignment.
+    """
+    own = default_streams(station)
+
+    def met(mine: Stream, theirs: Stream) -> Stream:
+        return replace(mine, align=theirs.align, tolerance_s=theirs.tolerance_s, time=theirs.time)
+
+    roles = {role: (met(getattr(own, role)[0], getattr(streams, role)[0]),) for role in ROLES}
+    images = tuple((camera, met(stream, streams.image(camera))) for camera, stream in own.images)
+    return replace(own, **roles, images=images)
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

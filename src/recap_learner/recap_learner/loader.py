@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recap_learner.episodes import ConversionError
 from recap_learner.samples import LoaderConfig, Samples
 from recap_learner.store import Store, load_judged
 from recap_learner.workers import Workers
@@ -69,6 +69,8 @@ class TrainingLoader:
             raise
         self.epoch = 0
         self.batch = 0  # of this epoch, the next one to give
+        self._ahead = (0, 0)  # epoch and batch to ask the workers for next, into the next epoch too
+        self._order = (0, self.order(0))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -80,20 +82,33 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         """An iterator begun before this one must not be used any more."""
-        if self._workers is None:
-            self._workers = Workers(self._data, self.how.workers, self.how.prefetch)
-        self._workers.forget()
-        epoch, order = self.epoch, self.order(self.epoch)
-        ahead = deque(range(self.batch, len(self)))
+        workers = self._workers = self._workers or Workers(self._data, self.how.workers, self.how.prefetch)
+        epoch = self.epoch
         while self.epoch == epoch:
-            while ahead and self._workers.ready_for_more:
-                at = ahead.popleft() * self.how.batch
-                self._workers.ask(order[at : at + self.how.batch])
-            arrays, cost = self._workers.take()
+            try:
+                while workers.ready_for_more:
+                    workers.ask(self._next_samples())
+                arrays, cost = workers.take()
+            except ConversionError:
+                self._seek()  # that batch again, should somebody mend it
+                raise
             self.batch += 1
             if self.batch == len(self):
                 self.epoch, self.batch = self.epoch + 1, 0
             yield self._batch(arrays, cost)
+
+    def _next_samples(self) -> np.ndarray:
+        epoch, batch = self._ahead
+        if self._order[0] != epoch:
+            self._order = (epoch, self.order(epoch))
+        self._ahead = (epoch, batch + 1) if batch + 1 < len(self) else (epoch + 1, 0)
+        return self._order[1][batch * self.how.batch :][: self.how.batch]
+
+    def _seek(self) -> None:
+        """Have the workers make the next batch to be given, in place of what they were asked for."""
+        if self._workers is not None:
+            self._workers.forget()
+        self._ahead = (self.epoch, self.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is: after the batches given so far, whatever has been prefetched."""
@@ -106,6 +121,7 @@ class TrainingLoader:
                 f"the loader's state is of data and settings {state['of']}, these are {self._identity}"
             )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self._seek()
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples of an epoch in their order → (samples,) int64."""

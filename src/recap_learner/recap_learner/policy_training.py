@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from recap_learner.arms import Arm
+from recap_learner.arms.recap import Recap
+from recap_learner.distributed import crew
 from recap_learner.frames import Frames
 from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
+
+RECAP = Recap()
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,7 @@ class PolicyTraining(Computation):
 
 
 # From the pre-trained checkpoint, at a third of its learning rate (choice).
-FINETUNING = PolicyTraining(
-    schedule=Schedule(steps=700, batch=128, learning_rate=7e-4), positive_share=0.75
-)
+FINETUNING = PolicyTraining(schedule=Schedule(steps=700, batch=128, learning_rate=7e-4), positive_share=0.75)
 
 
 def train_policy(
@@ -52,48 +57,141 @@ def train_policy(
     seed: int,
     lineage: dict[str, Any],
     progress: Progress | None = None,
+    *,
+    arm: Arm = RECAP,
+    weight: np.ndarray | None = None,
+    advantage: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Train π on `frames` and save it in `out` → the log.
 
-    indicator: (F,) int8, 1 positive, 0 negative; start: the checkpoint to fine-tune (its normalisers
-    are kept), None for a fresh policy on the vision tower in folder `vision`.
+    indicator: (F,) int8, 1 positive, 0 negative, -1 absent; start: the checkpoint to fine-tune (its
+    normalisers are kept), None for a fresh policy on the vision tower in folder `vision`. arm: whose
+    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike.
+
+    A killed training that is started again goes on where it was; see `fit` for what it raises.
     """
     chunks = torch.from_numpy(frames.chunks())
-    state = torch.from_numpy(frames.state)
     station = frames.episodes[0].info.station
     model = load_policy(start, station) if start else _fresh(frames, chunks, how, vision, seed)
     # The tower is frozen: its tokens were computed once for every frame.
     model.vision.requires_grad_(False)
     placement = how.prepare(model)
-    stages, prompts = frames.stages, frames.prompts
-    weight = np.full(len(frames), 1.0 / len(frames))
-    if how.positive_share is not None:
-        positive = indicator == 1
-        share = positive.mean()
-        if 0 < share < how.positive_share:
-            weight = np.where(positive, how.positive_share / share, (1 - how.positive_share) / (1 - share))
-            weight /= weight.sum()
-    odds = torch.from_numpy(weight)
+    loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage)
+    workbench = out.parent / "training" / out.name
+    log = fit(
+        model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how
+    )
+    if crew().first:
+        save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
+    crew().wait()
+    return log
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        pick = torch.multinomial(odds, how.schedule.batch, replacement=True, generator=generator).numpy()
-        features = torch.from_numpy(frames.tokens[pick].astype(np.float32))
-        features, camera_mask = fill_slots(features, model.config.prefix.cameras)
-        batch = Batch(
+
+class PolicyLoss:
+    """The loss of a step, as `fit` wants it: frames are drawn with replacement, evenly or so that positive
+    ones make up `positive_share`; what is minimised is the arm's objective."""
+
+    def __init__(
+        self,
+        model: VLA,
+        frames: Frames,
+        chunks: torch.Tensor,
+        indicator: np.ndarray,
+        how: PolicyTraining,
+        device: torch.device,
+        arm: Arm = RECAP,
+        weight: np.ndarray | None = None,
+        advantage: np.ndarray | None = None,
+    ) -> None:
+        self._model, self._frames, self._how, self._device, self._arm = model, frames, how, device, arm
+        self._chunks, self._state = chunks, torch.from_numpy(frames.state)
+        self._indicator = torch.from_numpy(indicator.astype(np.int64))
+        self._stages, self._prompts = frames.stages, frames.prompts
+        self._odds = torch.from_numpy(_odds(indicator == 1, how.positive_share))
+        self._weight = _column(weight, np.ones(len(frames), np.float32))
+        self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
+        self.reference = Reference(model, arm.refresh) if arm.refresh else None
+        self.data_s = self.data_cpu_s = 0.0
+
+    def __call__(
+        self, step: int, generator: torch.Generator, rows: slice = slice(None)
+    ) -> dict[str, torch.Tensor]:
+        begin, cpu = time.monotonic(), time.thread_time()
+        pick = self._pick(generator)[rows]
+        count, draws, rate = self._how.schedule.batch, self._how.draws, self._how.indicator_dropout
+        drawn = self._model.draw(count, generator, draws, rate)[rows]
+        batch = self._batch(pick).to(self._device)
+        self.data_s += time.monotonic() - begin
+        self.data_cpu_s += time.thread_time() - cpu
+        terms, before = self._model.terms(batch, drawn=drawn), None
+        if self.reference is not None:
+            with torch.no_grad():
+                before = self.reference.model.terms(batch, drawn=drawn)
+        advantage, weight = (c[pick].to(self._device) for c in (self._advantage, self._weight))
+        losses = {k: v.mean() for k, v in self._arm.objective(terms, before, advantage, weight).items()}
+        shown = {name: each.detach().mean() for name, each in terms.items()}
+        return {"loss": self._model.total(losses), **shown}
+
+    def name(self, generator: torch.Generator, row: int) -> str:
+        """Which sample stands in a row of the batch."""
+        frame = self._pick(generator)[row]
+        episode = self._frames.episodes[self._frames.episode[frame]]
+        return f"episode {episode.info.id}, tick {self._frames.tick[frame]}"
+
+    def _pick(self, generator: torch.Generator) -> np.ndarray:
+        count = self._how.schedule.batch
+        return torch.multinomial(self._odds, count, replacement=True, generator=generator).numpy()
+
+    def _batch(self, pick: np.ndarray) -> Batch:
+        features = torch.from_numpy(self._frames.tokens[pick].astype(np.float32))
+        features, camera_mask = fill_slots(features, self._model.config.prefix.cameras)
+        return Batch(
             image_features=features,
-            state=state[pick],
-            prompt=prompts[pick].tolist(),
-            subtask=stages[pick].tolist(),
-            indicator=torch.from_numpy(indicator[pick].astype(np.int64)),
-            actions=chunks[pick],
+            state=self._state[pick],
+            prompt=self._prompts[pick].tolist(),
+            subtask=self._stages[pick].tolist(),
+            indicator=self._indicator[pick],
+            actions=self._chunks[pick],
             camera_mask=camera_mask,
         )
-        return model.loss(batch.to(placement.device), generator, how.draws, how.indicator_dropout)
 
-    workbench = out.parent / "training" / out.name
-    log = fit(model, loss, how.schedule, seed, workbench, progress, precision=placement.dtype)
-    save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
-    return log
+
+class Reference:
+    """The policy as it was, renewed every `every` steps. A `Stop` that never stops: so it is saved and
+    restored with the training."""
+
+    def __init__(self, model: VLA, every: int) -> None:
+        self._trained, self._every = model, every
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def due(self, step: int) -> bool:
+        return (step + 1) % self._every == 0
+
+    def __call__(self, step: int) -> bool:
+        if self.due(step):
+            self.model.load_state_dict(self._trained.state_dict())
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+
+def _odds(positive: np.ndarray, wanted: float | None) -> np.ndarray:
+    """Probability of each frame → (F,) float64."""
+    weight = np.full(len(positive), 1.0 / len(positive))
+    if wanted is not None:
+        share = positive.mean()
+        if 0 < share < wanted:
+            weight = np.where(positive, wanted / share, (1 - wanted) / (1 - share))
+            weight /= weight.sum()
+    return weight
+
+
+def _column(given: np.ndarray | None, default: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(default if given is None else given.astype(np.float32))
 
 
 def _fresh(frames: Frames, chunks: torch.Tensor, how: PolicyTraining, vision: Path, seed: int) -> VLA:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recap_learner.image_index import ByteReader, locate_images
+from recap_learner.image_index import PictureReader, locate_images
 from recap_learner.store import Store
 from recap_learner.video import ExchangeError
 from recap_station.files import replace_file
@@ -75,11 +75,11 @@ def _write(rerun: Any, store: Store, name: str, tag: str, path: Path) -> None:
             recording.set_time("time", timestamp=episode.time_ns[change].astype("datetime64[ns]"))
             rerun.log(where, rerun.TextLog(str(texts[change])), recording=recording)
     for camera, table in locate_images(episode, store.folder).items():
-        index, reader = episode.image[camera], ByteReader(table.files)
+        index, reader = episode.image[camera], PictureReader(table.files)
         for number in np.unique(index[index >= 0]):
             tick = int(np.argmax(index == number))
             stamp = int(episode.time_ns[tick] - episode.image_age[camera][tick].astype(np.float64) * 1e9)
-            data = reader.read(table.file[number], table.offset[number], table.length[number])
+            data = bytes(reader.read(table.file[number], table.offset[number], table.length[number]))
             media = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
             recording.set_time("time", timestamp=np.datetime64(stamp, "ns"))
             shown = rerun.EncodedImage(contents=data, media_type=media)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recap_learner.episodes import ConversionError, Episode
-from recap_learner.image_index import ByteReader, locate_images
+from recap_learner.image_index import PictureReader, locate_images
 from recap_learner.images import ImageCache, decode
 from recap_learner.store import Store
 
@@ -136,7 +136,7 @@ class Samples:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker: paths, not what they hold."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("columns", "_cache", "_bytes")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("columns", "_cache", "_pictures")}
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Shape and dtype of each array of a batch."""
@@ -179,7 +179,7 @@ class Samples:
         for which in np.lexsort((where[:, 1], where[:, 0])):
             at, (file, offset, length) = missing[which], where[which].tolist()
             begin = time.thread_time()
-            data = self._bytes.read(file, offset, length)
+            data = self._pictures.read(file, offset, length)
             read = time.thread_time()
             try:
                 decode(data, self.how.size, out[at])
@@ -198,8 +198,8 @@ class Samples:
         return ImageCache(self.folder, self.how.size)
 
     @cached_property
-    def _bytes(self) -> ByteReader:
-        return ByteReader(self.files)
+    def _pictures(self) -> PictureReader:
+        return PictureReader(self.files)
 
 
 _NAMES = ("state", "command", "indicator", "subtask", "image", "sample", "last", "place")

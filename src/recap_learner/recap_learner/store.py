@@ -5,9 +5,10 @@
     <store>/judgements.jsonl            what people said of the attempts (`recap_learner.judgements`)
     <store>/index.parquet               one row an episode: a summary, rebuilt of the files that changed
 
-The episode files are the truth and each is put in place in one step, so a crash leaves the old or the new
-one. The index only saves reading them: every row carries its file's size and time and is made anew where they
-differ, so an index that is old, lost or damaged costs time and nothing else.
+The episode files are the truth. Each is put in place in one step and is on the disk before the call returns,
+so a crash or a power cut leaves the old or the new one. The index only saves reading them: every row carries
+its file's size and time and is made anew where they differ, so an index that is old, lost or damaged costs
+time and nothing else.
 """
 
 from __future__ import annotations
@@ -74,9 +75,7 @@ class Store:
         """Episode files, sorted by name. Raises FileNotFoundError where there is no such folder."""
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: wanted a folder of episodes, found none")
-        return sorted(
-            p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith(".")
-        )
+        return sorted(p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith("."))
 
     def index(self) -> tuple[list[Entry], list[str]]:
         """(one entry an episode, sorted; a line for each file that is none). Reads only what changed."""
@@ -199,7 +198,7 @@ class Store:
         rows = [asdict(entry) for entry in entries]
         columns = {field.name: [row[field.name] for row in rows] for field in fields(Entry)}
         table = pa.table(columns)
-        replace_file(self.folder / INDEX, lambda temporary: pq.write_table(table, temporary))
+        replace_file(self.folder / INDEX, lambda temporary: pq.write_table(table, temporary), lasting=False)
 
 
 def load_judged(files: Iterable[Path]) -> list[Episode]:

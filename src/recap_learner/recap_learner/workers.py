@@ -1,15 +1,17 @@
 """Worker processes that fill batches ahead of time, each into slots of one shared file.
 
 torch's DataLoader is not used: it hands tensors over from a thread that is cut off when a worker ends, which
-aborts the worker now and then, and each worker would import torch.
+aborts the worker now and then. Nor is multiprocessing: its workers import the training script anew, and with
+it torch, which takes longer than all else at the start. These are programs of their own.
 """
 
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
-import signal
+import socket
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -40,15 +42,9 @@ class Workers:
         self._given = -1  # slot of the batch given last, which its taker may still read
         self._next = 0
         self._pipes: list[Connection] = []
-        self._processes = []
-        context = multiprocessing.get_context("spawn")  # the trainer has threads
+        self._processes: list[subprocess.Popen[bytes]] = []
         for _ in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, samples, slots), daemon=True)
-            process.start()
-            there.close()
-            self._pipes.append(here)
-            self._processes.append(process)
+            self._start(slots)
 
     @property
     def ready_for_more(self) -> bool:
@@ -98,8 +94,23 @@ class Workers:
             pipe.close()
         for process in self._processes:
             process.kill()  # it holds nothing that anyone will want
-            process.join()
+            process.wait()
         self._pipes, self._processes = [], []
+
+    def _start(self, slots: int) -> None:
+        near, far = socket.socketpair()
+        with far:
+            path = os.pathsep.join(folder for folder in sys.path if folder)
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "recap_learner.workers", str(far.fileno())],
+                    pass_fds=[far.fileno()],
+                    env={**os.environ, "PYTHONPATH": path},
+                    process_group=0,  # what Ctrl-C means, the trainer decides
+                )
+            )
+        self._pipes.append(Connection(near.detach()))
+        self._pipes[-1].send((self._samples, slots))
 
     def _send(self, worker: int, slot: int, chosen: np.ndarray) -> None:
         try:
@@ -109,8 +120,11 @@ class Workers:
 
     def _died(self, worker: int) -> RuntimeError:
         process = self._processes[worker]
-        process.join(5.0)
-        return RuntimeError(f"worker {worker} of the loader died with exit code {process.exitcode}")
+        try:
+            code = process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        return RuntimeError(f"worker {worker} of the loader died with exit code {code}")
 
 
 def _slots(samples: Samples, path: Path, count: int, make: bool = False) -> list[dict[str, np.ndarray]]:
@@ -133,21 +147,23 @@ def _slots(samples: Samples, path: Path, count: int, make: bool = False) -> list
     return slots
 
 
-def _work(pipe: Connection, samples: Samples, count: int) -> None:
-    """A worker: fills slots as asked until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides what Ctrl-C means
+def main(descriptor: int) -> None:
+    """A worker: fills slots as asked until the other end of the socket is closed."""
     cv2.setNumThreads(1)
-    slots = _slots(samples, samples.folder / "batches", count)
-    while True:
-        try:
+    pipe = Connection(descriptor)
+    try:
+        samples, count = pipe.recv()
+        slots = _slots(samples, samples.folder / "batches", count)
+        while True:
             slot, chosen = pipe.recv()
-        except (EOFError, ConnectionError):
-            return
-        try:
-            done: object = samples.fill(chosen, slots[slot])
-        except (ConversionError, OSError) as error:
-            done = str(error)
-        try:
+            try:
+                done: object = samples.fill(chosen, slots[slot])
+            except (ConversionError, OSError) as error:
+                done = str(error)
             pipe.send(done)
-        except (BrokenPipeError, ConnectionError):
-            return
+    except (EOFError, ConnectionError):
+        return  # the trainer is gone
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -6,7 +6,7 @@ flow's time: expert.py. Shapes: B batch, C cameras, K draws, T action tokens, H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -58,6 +58,20 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors: dict[str, Any] = {k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for training examples beside themselves. `drawn[rows]`: that of some of them."""
+
+    dropped: Tensor  # (B,) bool, whose indicator is left out
+    noise: Tensor  # (B, K, T, dof), of the flow
+    time: Tensor  # (B, K), of the flow
+    committed: Tensor | None  # (B,) int, actions told as already decided; None: the model knows none
+
+    def __getitem__(self, rows: slice) -> Drawn:
+        committed = None if self.committed is None else self.committed[rows]
+        return Drawn(self.dropped[rows], self.noise[rows], self.time[rows], committed)
 
 
 class VLA(nn.Module):
@@ -142,35 +156,49 @@ class VLA(nn.Module):
         generator: torch.Generator | None = None,
         draws: int = 4,
         indicator_dropout: float | None = None,
+        drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars "loss" (to minimise), "flow", "subtask" and, where the model has FAST, "fast".
+        """Scalars "loss" (to minimise), "flow", "subtask" and, where the model has FAST, "fast": means of
+        `terms` over the batch, weighted by `Batch.weight`. Arguments and errors: those of `terms`."""
+        terms = self.terms(batch, generator, draws, indicator_dropout, drawn)
+        weight = batch.weight
+        means = {k: (each if weight is None else each * weight).mean() for k, each in terms.items()}
+        return {"loss": self.total(means), **{name: mean.detach() for name, mean in means.items()}}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The configuration's weighted sum of "flow", "subtask" and "fast", whatever their shape."""
+        total = terms["flow"] + self.config.subtask_weight * terms["subtask"]
+        return total + self.config.fast_weight * terms["fast"] if "fast" in terms else total
+
+    def terms(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        draws: int = 4,
+        indicator_dropout: float | None = None,
+        drawn: Drawn | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of each example, (B,): "flow", "subtask" and, where the model has FAST, "fast".
 
         `draws` noise samples and times share each example's prefix. The indicator is left out of a share
         `indicator_dropout` of the examples (None: the configuration's), drawn from `generator`, as are noise
         and times. Loss is borne by `Prefix.learnt` alone, not by the indicator's own tokens. Of each
-        example's actions 0 to `committed`, drawn evenly, are told to the expert as already decided.
+        example's actions 0 to `committed`, drawn evenly, are told to the expert as already decided. drawn:
+        all of this, from `draw`; the three arguments before it then count for nothing.
 
         Raises InputError on tensors that do not fit the model, among them chunks of another horizon, and
         PromptError (prompt.py) on texts that cannot be written.
         """
         self._check_actions(batch.actions)
-        rate = self.config.indicator_dropout if indicator_dropout is None else indicator_dropout
-        indicator = drop_indicator(batch.indicator, rate, generator)
+        if drawn is None:
+            drawn = self.draw(len(batch.indicator), generator, draws, indicator_dropout)
+        indicator = torch.where(drawn.dropped.to(batch.indicator.device), -1, batch.indicator.long())
         texts = self._examples(batch, indicator)
         prefix = self.prefix(batch.image_features, batch.state, texts, batch.camera_mask)
         first, stop = span(prefix.learnt)
         read = slice(first - 1, stop - 1)  # each token is predicted from the one before it
         hidden, cache = self.backbone(prefix.x, prefix.positions, prefix.mask, read=read)
-        rows = len(batch.state)
-        weight = torch.ones(rows, device=hidden.device) if batch.weight is None else batch.weight
         crossed = self._crossed(prefix, hidden, first)
-        text = (crossed[Kind.SUBTASK] * weight).mean()
-        losses = {"subtask": text.detach()}
-        total = self.config.subtask_weight * text
-        if Kind.ACTION in crossed:
-            fast = (crossed[Kind.ACTION] * weight).mean()
-            losses["fast"] = fast.detach()
-            total = total + self.config.fast_weight * fast
         # The expert is blind to the FAST tokens: actions are predicted twice, each on its own.
         _, stop = span(prefix.seen)
         seen = prefix.seen[:, :stop]
@@ -178,20 +206,38 @@ class VLA(nn.Module):
 
         if self.config.insulate:
             cache = [(keys.detach(), values.detach()) for keys, values in cache]
+        draws = drawn.time.shape[1]
         actions = self.codec.encode(batch.actions, batch.state)[:, None].expand(-1, draws, -1, -1)
-        noise = torch.randn(actions.shape, generator=generator).to(actions)
-        time = draw_time((rows, draws), generator).to(actions)
+        noise, time = drawn.noise.to(actions), drawn.time.to(actions)
         t = time[..., None, None]
         plan = self.expert.plan(seen[:, None].expand(-1, draws, -1), seen.sum(1)[:, None].expand(-1, draws))
         committed = Commitment()
-        if self.config.committed:
-            steps = torch.randint(self.config.committed + 1, (rows,), generator=generator).to(actions.device)
-            committed = self.commitment(batch.actions, steps, batch.state)
+        if drawn.committed is not None:
+            committed = self.commitment(batch.actions, drawn.committed.to(actions.device), batch.state)
         noisy = committed.hold(t * noise + (1 - t) * actions, actions)
         velocity = self.expert(noisy, time, cache, plan, committed)
         error = (velocity - (noise - actions)).square() * self.codec.importance
-        flow = (committed.mean(error) * weight).mean()
-        return {"loss": flow + total, "flow": flow.detach(), **losses}
+        found = {"flow": committed.mean(error), "subtask": crossed[Kind.SUBTASK]}
+        return {**found, "fast": crossed[Kind.ACTION]} if Kind.ACTION in crossed else found
+
+    def draw(
+        self,
+        rows: int,
+        generator: torch.Generator | None = None,
+        draws: int = 4,
+        indicator_dropout: float | None = None,
+    ) -> Drawn:
+        """What `loss` draws for `rows` examples, on the CPU. Arguments: those of `loss`. Processes that share
+        a batch each draw it whole and take their rows."""
+        config = self.config
+        rate = config.indicator_dropout if indicator_dropout is None else indicator_dropout
+        shape = rows, draws, config.action_tokens, config.prefix.dof
+        return Drawn(
+            torch.rand(rows, generator=generator) < rate,
+            torch.randn(shape, generator=generator),
+            draw_time((rows, draws), generator),
+            torch.randint(config.committed + 1, (rows,), generator=generator) if config.committed else None,
+        )
 
     def commitment(self, actions: Tensor, count: Tensor, state: Tensor) -> Commitment:
         """actions: (B, n, dof) absolute commands, of which the first count (B,) <= `committed` are decided;
@@ -266,9 +312,3 @@ def _word(code: int) -> str:
     if code not in _WORDS:
         raise InputError(f"indicator is {code}, wanted one of {sorted(_WORDS)}")
     return _WORDS[code]
-
-
-def drop_indicator(indicator: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """(B,) codes with a share `rate` of them, each on its own, set to -1 (absent)."""
-    dropped = torch.rand(len(indicator), generator=generator).to(indicator.device) < rate
-    return torch.where(dropped, -1, indicator.long())

@@ -1,79 +1,90 @@
-"""A run as a list of stages: each leaves a record and is skipped when its record still fits."""
+"""A run's stages on a terminal: a bar for each at work, a line for each that is over, a table of times."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from recap_station.files import write_json
+from recap_learner.stages import Report
 
-Report = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a run. work(report) does it and returns what summary.json should hold of it;
-    settings are all numbers it depends on besides the stages named in `after`."""
-
-    name: str
-    title: str
-    settings: Any
-    after: tuple[str, ...]
-    work: Callable[[Report], dict[str, Any]]
-    expect_s: float  # on two cores, for the time-left display of the whole run
+__all__ = ["Report", "Shown", "about_code", "code_version"]
 
 
-class Runner:
-    """Runs stages in order in one folder. A record is trusted when the stage's key — its settings and
-    the keys of the stages before it — is the one it was made with."""
+class Shown:
+    """A `Display` of recap_learner.stages. expect_s: stage's name → its seconds, for the time left."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
-        self.records = folder / "stages"
-        self.console = console
-        self.results: dict[str, dict[str, Any]] = {}
-        self.seconds: dict[str, float] = {}
-        self._keys: dict[str, str] = {}
+    def __init__(self, console: Console, expect_s: Mapping[str, float] | None = None) -> None:
+        self.console, self.expect_s = console, dict(expect_s or {})
+        self.seconds: dict[str, float] = {}  # by stage, of the run that made it
+        self.titles: dict[str, str] = {}
+        self._worked, self._started = 0.0, time.monotonic()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
 
-    def run(self, stages: list[Stage]) -> None:
-        for index, stage in enumerate(stages):
-            left = sum(s.expect_s for s in stages[index:])
-            self._run(stage, f"[{index + 1}/{len(stages)}] {stage.title}", left)
+    def __enter__(self) -> Shown:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
 
-    def _run(self, stage: Stage, title: str, left_s: float) -> None:
-        before = [self._keys[name] for name in stage.after]
-        text = json.dumps([stage.name, stage.settings, before], sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._keys[stage.name] = key
-        path = self.records / f"{stage.name}.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
-        if record.get("key") == key:
-            self.console.print(f"{title}: done before ({record['seconds']:.0f} s)")
-        else:
-            started = time.monotonic()
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self.console,
-            ) as bar:
-                task = bar.add_task(title, total=1.0, note=f"about {left_s / 60:.0f} min left in all")
-                result = stage.work(lambda f, note: bar.update(task, completed=f, note=note))
-                bar.update(task, completed=1.0, note="")
-            record = {"key": key, "seconds": time.monotonic() - started, "result": result}
-            write_json(path, record)
-        self.results[stage.name] = record["result"]
-        self.seconds[stage.name] = record["seconds"]
+    def __exit__(self, *_: object) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def begin(self, name: str, title: str) -> Report:
+        left = sum(s for n, s in self.expect_s.items() if n not in self.seconds)
+        note = f"about {left / 60:.0f} min left in all" if left else ""
+        task = self._tasks[name] = self._bars.add_task(title, total=1.0, note=note)
+        return lambda fraction, text: self._bars.update(task, completed=fraction, note=text)
+
+    def end(self, name: str, title: str, seconds: float, before: bool) -> None:
+        self.seconds[name], self.titles[name] = seconds, title
+        self._worked += 0.0 if before else seconds
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        total = max(len(self.expect_s), len(self.seconds))
+        place = f"[{len(self.seconds)}/{total}] " if self.expect_s else ""
+        how = f"done before ({seconds:.0f} s)" if before else f"{seconds:.1f} s"
+        self.console.print(f"{place}{title}: {how}", highlight=False, markup=False)
+
+    def times(self) -> list[str]:
+        """Wall time by stage, and how much of it overlapped."""
+        total = sum(self.seconds.values())
+        width = max((len(t) for t in self.titles.values()), default=0)
+        lines = [
+            f"{self.titles[name]:{width}}  {s:7.1f} s  {s / total:4.0%}" for name, s in self.seconds.items()
+        ]
+        wall = time.monotonic() - self._started
+        if self._worked:
+            beside = max(0.0, 1 - wall / self._worked)
+            lines.append(
+                f"stages done now took {self._worked:.1f} s in {wall:.1f} s of wall time "
+                f"({beside:.0%} beside others)"
+            )
+        return lines
+
+
+def about_code(checkout: Path) -> dict[str, Any]:
+    """What every record says of how it was made."""
+    return {
+        "code_version": code_version(checkout),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def code_version(checkout: Path) -> str:

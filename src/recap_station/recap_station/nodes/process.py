@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from recap_station.contract import ContractError
+from recap_station.nodes.discovery import announce_often
 from recap_station.parent import end_with_starter
 
 
@@ -63,6 +64,7 @@ def _run(node_class: type[Runnable], argv: Sequence[str] | None) -> int:
     code = 0
     try:
         end_with_starter()
+        announce_often()
         rclpy.init(
             args=list(argv) if argv is not None else None,
             signal_handler_options=SignalHandlerOptions.NO,

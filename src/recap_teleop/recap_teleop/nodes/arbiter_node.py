@@ -24,6 +24,10 @@ from recap_teleop.trace import TickTrace
 
 _D = ArbiterSettings()
 UNSTAMPED_FRESH_S = 0.1  # a policy that publishes no chunks: fresh this long after the flush
+# Nobody is followed until whoever listens to the commands has found this publisher: they find it one after
+# another, and one that came late would take the motion so far for a jump.
+LISTENERS = LockRow(f"wait for listeners to {topics.JOINT_COMMAND}", timeout_s=np.inf)
+LISTENERS_S = 1.0  # no new one for this long: all are there
 
 
 class ArbiterNode(RecapNode):
@@ -64,7 +68,8 @@ class ArbiterNode(RecapNode):
         except ValueError as error:
             raise ContractError(str(error)) from error
         locks = read_locks(self.param("locks"))
-        self.arbiter = Arbiter(self.station, settings, locks)
+        self.arbiter = Arbiter(self.station, settings, (LISTENERS, *locks))
+        self._listeners, self._listeners_s = 0, 0.0  # how many, and since when
         self._trace = self._open_trace()
         self._button = self.param("pedal_button")
         self._measured: np.ndarray | None = None
@@ -182,6 +187,15 @@ class ArbiterNode(RecapNode):
 
     # --- what goes out ------------------------------------------------------------------------------
 
+    def _await_listeners(self, now: float) -> None:
+        """Open the lock, once and for all, when commands were sent to a steady number of listeners."""
+        if not self.arbiter.locks[LISTENERS.topic].engaged(now):
+            return
+        if (count := self._commands.get_subscription_count()) != self._listeners:
+            self._listeners, self._listeners_s = count, now
+        if count and now - self._listeners_s > LISTENERS_S:
+            self.arbiter.lock(now, LISTENERS.topic, False)
+
     def _tick(self) -> None:
         now = time.monotonic()
         measured, self._measured = self._measured, None
@@ -194,6 +208,7 @@ class ArbiterNode(RecapNode):
             self._command.header.frame_id = command.source
             self._command.position = command.positions.tolist()
             self._commands.publish(self._command)
+            self._await_listeners(now)
         logged = self.arbiter.log[-1]
         if self._trace is not None:
             self._trace.add(to_ns(stamp), logged)

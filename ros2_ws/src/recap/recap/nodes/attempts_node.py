@@ -27,6 +27,7 @@ from sensor_msgs.msg import JointState, Joy
 from recap_station import topics
 from recap_station.nodes import qos
 from recap_station.nodes.base import claim_realtime, to_ns
+from recap_station.nodes.discovery import announce_often
 
 PERIOD_S = 0.02
 OUTCOMES = {Episode.SUCCESS: "success", Episode.FAILURE: "failure", Episode.DISCARDED: "discarded"}
@@ -240,6 +241,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    announce_often()
     rclpy.init(args=[])
     node = AttemptsNode()
     claim_realtime(30)  # else it would measure its own waiting for a processor

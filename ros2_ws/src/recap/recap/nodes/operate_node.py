@@ -41,6 +41,7 @@ from recap_station import topics
 from recap_station.contract import ContractError, load_station
 from recap_station.nodes import qos
 from recap_station.nodes.base import message_type, to_ns
+from recap_station.nodes.discovery import announce_often
 from recap_teleop.keys import ACTIONS, split_keys, unfinished
 
 FETCH_S = 0.04  # a key is noticed at once
@@ -320,6 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # What ROS logs would end up between the lines.
     quiet = ["--ros-args", "--log-level", "fatal"]
+    announce_often()
     rclpy.init(args=quiet, signal_handler_options=SignalHandlerOptions.NO)
     node = OperateNode(options.namespace)
     session = Session(node, options.wait)

@@ -1,0 +1,215 @@
+"""`./recap iterate`: Algorithm 1, as often round as asked, in one folder; asked again it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recap.output import Json, console
+
+if TYPE_CHECKING:
+    from recap_learner.algorithm import Algorithm
+    from recap_learner.stages import Stages
+
+
+def iterate(
+    task: Annotated[
+        list[str], typer.Option(help="Task: a name, or a YAML's path. Several: pre-trained on together.")
+    ] = ["handover_insert"],  # noqa: B006
+    iterations: Annotated[int, typer.Option(min=0, help="How often to collect and improve (K).")] = 1,
+    run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")] = Path(
+        "runs/iterate"
+    ),
+    demonstrations: Annotated[
+        str, typer.Option(metavar="N|FOLDER", help="How many to script in the simulator, or bags to use.")
+    ] = "180",
+    collect: Annotated[
+        str, typer.Option(help="sim: rollouts in the simulator; robot: bags that people record.")
+    ] = "sim",
+    rollouts: Annotated[int, typer.Option(min=1, help="Attempts of each iteration in the simulator.")] = 120,
+    watched: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of them that the scripted operator corrects.")
+    ] = 0.4,
+    evaluations: Annotated[int, typer.Option(min=0, help="Attempts of each evaluation; 0: none.")] = 100,
+    start: Annotated[
+        str, typer.Option(help="What iterations begin from: pretrained (paper), or last, the one before.")
+    ] = "pretrained",
+    extract: Annotated[str, typer.Option(metavar="ARM", help="How iterations make a policy.")] = "recap",
+    compare: Annotated[
+        str, typer.Option(metavar="ARM[,ARM]", help="Also train these on the last data; or: all.")
+    ] = "",
+    generalist: Annotated[
+        bool, typer.Option("--generalist", help="In the end a policy from scratch on all tasks.")
+    ] = False,
+    steps: Annotated[
+        str, typer.Option(metavar="NAME=N,…", help="Optimiser steps: vision, value, policy, finetune.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of networks and batches.")] = 1,
+    station: Annotated[str, typer.Option(help="Robot cell: a name, or a path to a YAML.")] = "aloha",
+    quick: Annotated[bool, typer.Option("--quick", help="Every stage, too small to learn anything.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run Algorithm 1: collect, convert, value, labels, policy, evaluation, K times over.
+
+    Stages that are done are skipped while their settings and inputs are the same, `manifest.json` says what
+    was made from what, and a run that was killed ends where an unbroken one would.
+
+    Arms, for --extract and --compare: recap, supervised, rl_pretrained, sft, awr, ppo, clone_all, clone_best,
+    clone_positive, hg_dagger (docs/learning.md).
+
+    Example: `./recap iterate --task handover_insert --iterations 2 --compare awr,clone_best --run runs/two`
+    """
+    from recap.stages import Shown, about_code
+    from recap_learner.algorithm import algorithm_1
+    from recap_learner.rounds import Rounds
+    from recap_learner.stages import Stages
+
+    how = settings(iterations, start, extract, compare, generalist, steps, seed, quick)
+    cell = _cell(
+        task, station, demonstrations, collect, 8 if quick else rollouts, watched,
+        min(evaluations, 4) if quick else evaluations, run, quick,
+    )  # fmt: skip
+    run.mkdir(parents=True, exist_ok=True)
+    screen = console(as_json)
+    with (
+        Shown(screen) as shown,
+        Stages(run, shown, about_code(Path(__file__).resolve().parents[4])) as stages,
+    ):
+        algorithm_1(Rounds(stages, cell, task), task, how)
+        stages.wait()
+        found = _results(stages)
+    for line in [*_lines(found), *shown.times()]:
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"what was made from what: {run / 'manifest.json'}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps({"ok": True, "run": str(run), **found, "seconds": shown.seconds}))
+
+
+def settings(
+    iterations: int,
+    start: str,
+    extract: str,
+    compare: str,
+    generalist: bool,
+    steps: str,
+    seed: int,
+    quick: bool,
+) -> Algorithm:
+    """Raises UsageError on unknown words."""
+    from recap.bringup import UsageError
+    from recap.demo import QUICK
+    from recap_learner.algorithm import Algorithm
+    from recap_learner.arms import ARMS
+
+    base = replace(QUICK.algorithm, first_value=True) if quick else Algorithm()
+    arms = [name for name in compare.replace(",", " ").split() if name]
+    if arms == ["all"]:
+        arms = [name for name in ARMS if name != extract]
+    base = replace(base, improvement=replace(base.improvement, seed=seed), seed=seed)
+    try:
+        return replace(
+            _with_steps(base, steps), iterations=iterations, start=start, extraction=extract,
+            compare=tuple(arms), generalist=generalist,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"iterate: {error}") from error
+
+
+def _with_steps(how: Algorithm, steps: str) -> Algorithm:
+    """Apply "value=200,policy=1000"."""
+    for word in steps.replace(",", " ").split():
+        name, _, number = word.partition("=")
+        if name not in ("vision", "value", "policy", "finetune") or not number.isdigit() or int(number) < 1:
+            raise ValueError(
+                f"--steps: wanted vision, value, policy or finetune with a number, found {word!r}"
+            )
+        count, again = int(number), how.improvement
+        if name == "vision":
+            how = replace(how, vision=how.vision.for_steps(count))
+        elif name == "value":
+            again = replace(again, value=again.value.for_steps(count))
+            how = replace(how, value=how.value.for_steps(count), improvement=again)
+        elif name == "policy":
+            how = replace(how, policy=how.policy.for_steps(count))
+        else:
+            how = replace(how, improvement=replace(again, policy=again.policy.for_steps(count)))
+    return how
+
+
+def _cell(
+    tasks: Sequence[str],
+    station: str,
+    demonstrations: str,
+    collect: str,
+    rollouts: int,
+    watched: float,
+    evaluations: int,
+    run: Path,
+    quick: bool,
+) -> Any:
+    from recap.bringup import UsageError
+    from recap.robot_cell import RobotCell
+    from recap.sim_cell import SimCell
+    from recap_station.contract import load_station, load_task
+
+    load_station(station)
+    names = [load_task(task).name for task in tasks]
+    if len({Path(task).stem for task in tasks}) < len(tasks) or len(set(names)) < len(tasks):
+        raise UsageError(f"--task: wanted each once, found {', '.join(tasks)}")
+    if collect not in ("sim", "robot"):
+        raise UsageError(f"--collect: wanted sim or robot, found {collect!r}")
+    given, count = {}, 12 if quick else 0
+    if demonstrations.isdigit():
+        count = count or int(demonstrations)
+        if count < 2:
+            raise UsageError(f"--demonstrations: wanted 2 or more, found {demonstrations}")
+    else:
+        folder = Path(demonstrations)
+        if not folder.is_dir():
+            raise UsageError(
+                f"--demonstrations: wanted a number or a folder of bags, found {demonstrations!r}"
+            )
+        given = {task: folder if len(tasks) == 1 else folder / Path(task).stem for task in tasks}
+    cell = SimCell(
+        station=station,
+        demonstrations_count=count,
+        given=given,
+        rollouts=rollouts,
+        watched=watched,
+        evaluations=evaluations,
+        logs=run / "logs",
+    )
+    return cell if collect == "sim" else RobotCell(cell)
+
+
+def _results(stages: Stages) -> dict[str, Any]:
+    """Evaluations by stage and the policies' folders."""
+    evaluations, policies, notices = {}, {}, []
+    for name, made in stages.made.items():
+        step = name.rpartition(".")[2]
+        if step.startswith("evaluate"):
+            evaluations[name] = made.result
+        elif step == "sft" or step.startswith(("policy", "generalist")):
+            [folder] = [out for out in made.record["outputs"] if out.endswith("policy")]
+            policies[name] = str(stages.folder / folder)
+        notices += made.result.get("notices", [])
+    return {"evaluations": evaluations, "policies": policies, "notices": list(dict.fromkeys(notices))}
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"note: {notice}" for notice in found["notices"]]
+    for name, p in found["evaluations"].items():
+        low, high = p["success_ci95"]
+        slow, fast = p["throughput_ci95"]
+        lines.append(
+            f"{name:34} success {p['success']:5.1%} [{low:.1%}, {high:.1%}]   throughput "
+            f"{p['throughput_per_hour']:4.0f} an hour [{slow:.0f}, {fast:.0f}]   ({p['attempts']} attempts)"
+        )
+    last = list(found["policies"].items())[-1:]
+    return [*lines, *(f"policy of {name}: {os.fspath(folder)}" for name, folder in last)]

@@ -1,0 +1,193 @@
+"""The simulated cell as Algorithm 1 asks it: scripted demonstrations, rollouts, live ones, evaluations.
+
+Attempts are noted one by one as they end, so that a run which is killed goes on with those it has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recap.live import run_live
+from recap.rollout import Attempt, Rollouts, load_attempts, run_attempts, save_attempts, summarize
+from recap_learner.episodes import SUFFIX, convert_bags
+from recap_learner.rounds import Collection, Order
+from recap_learner.stages import Report
+from recap_policy.chunks import EXECUTE_STEPS
+from recap_policy.interface import Sampling
+from recap_station.files import write_json
+
+# Ranges of start-state seeds. Iterations take consecutive ones; evaluation seeds are used for nothing else.
+DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
+
+
+@dataclass(frozen=True)
+class SimCell:
+    """demonstrations: attempts of the scripted expert, or `given`: task → folder of bags that are there.
+    rollouts: headless attempts an iteration, of which the scripted operator watches a share `watched`;
+    live_attempts: over ROS 2, at least so many and until a person has taken over `live_takeovers` times;
+    evaluations: attempts on seeds that nothing else uses, 0: none."""
+
+    station: str = "aloha"
+    demonstrations_count: int = 180
+    styles: dict[str, float] = field(default_factory=lambda: {"fast": 0.45, "slow": 0.3, "sloppy": 0.25})
+    given: dict[str, Path] = field(default_factory=dict)
+    rollouts: int = 120
+    watched: float = 0.4
+    live_attempts: int = 0
+    live_takeovers: int = 0
+    evaluations: int = 100
+    execute_steps: int = EXECUTE_STEPS
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    logs: Path = Path("logs")
+
+    def demonstrations(self, task: str) -> Collection:
+        if task in self.given:
+            return _given(self.given[task])
+        settings = [self.demonstrations_count, self.styles]
+        return Collection("demonstrations", "", "Demonstrations", settings, self._demonstrate)
+
+    def collections(self, task: str, iteration: int) -> Sequence[Collection]:
+        """Live before headless ones: what keeps time goes first, while nothing else is at work."""
+        live = [self.live_attempts, self.live_takeovers]
+        headless = [self.rollouts, self.watched, self.execute_steps]
+        ways = [
+            Collection("live", "live", "Live attempts over ROS 2", live, self._live, alone=True),
+            Collection("rollouts", "bags", "Rollouts, headless", headless, self._roll_out),
+        ]
+        counts = (self.live_attempts, self.rollouts)
+        return [way for way, count in zip(ways, counts, strict=True) if count]
+
+    def evaluation(self, task: str) -> Any:
+        return [self.evaluations, self.execute_steps, EVALUATION_SEEDS] if self.evaluations else None
+
+    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        how = Rollouts(
+            *(self.station, task), checkpoint=policy, sampling=Sampling(indicator=asked),
+            execute_steps=self.execute_steps,
+        )  # fmt: skip
+        seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + self.evaluations)
+        attempts = resumed(how, seeds, out.with_suffix(".jsonl"), self.workers, report)
+        write_json(out, save_attempts(attempts))
+        return summarize(attempts)
+
+    def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
+        how = Rollouts(self.station, order.task, styles=self.styles, bags=order.bags, source="demonstration")
+        attempts = self._attempts(how, order, DEMONSTRATION_SEEDS, self.demonstrations_count, report)
+        by_style = {style: [a for a in attempts if a.style == style] for style in self.styles}
+        shown = {style: summarize(some) for style, some in by_style.items() if some}
+        return {**summarize(attempts), "by_style": shown}
+
+    def _roll_out(self, order: Order, report: Report) -> dict[str, Any]:
+        how = Rollouts(
+            *(self.station, order.task), checkpoint=order.policy, operator=self.watched,
+            execute_steps=self.execute_steps, bags=order.bags,
+        )  # fmt: skip
+        first = ROLLOUT_SEEDS + (order.iteration - 1) * self.rollouts
+        return summarize(self._attempts(how, order, first, self.rollouts, report))
+
+    def _attempts(self, how: Rollouts, order: Order, first: int, count: int, report: Report) -> list[Attempt]:
+        """Attempts, each converted as soon as it is over."""
+        journal = order.bags.with_suffix(".jsonl")
+        order.bags.mkdir(parents=True, exist_ok=True)
+        noted = {Path(a.bag).name for a in _read(journal)}
+        for bag in order.bags.iterdir():
+            if bag.name not in noted:  # of an attempt that was broken off
+                _remove_attempt(bag, order.store)
+
+        def each(attempt: Attempt) -> None:
+            convert_bags([Path(attempt.bag)], order.store)
+
+        return resumed(how, range(first, first + count), journal, self.workers, report, each)
+
+    def _live(self, order: Order, report: Report) -> dict[str, Any]:
+        assert order.policy is not None
+        if order.bags.exists():  # a graph that was broken off: its attempts are made again
+            for bag in order.bags.iterdir():
+                _remove_attempt(bag, order.store)
+        order.bags.mkdir(parents=True, exist_ok=True)
+        return run_live(
+            station=self.station,
+            task=order.task,
+            checkpoint=order.policy,
+            value_checkpoint=order.value,
+            bag_dir=order.bags,
+            attempts=self.live_attempts,
+            takeovers=self.live_takeovers,
+            seed=LIVE_SEEDS + (order.iteration - 1) * 1000,
+            log_dir=self.logs,
+            report=report,
+        )
+
+
+def resumed(
+    how: Rollouts,
+    seeds: Sequence[int],
+    journal: Path,
+    workers: int,
+    report: Report,
+    each: Callable[[Attempt], None] | None = None,
+) -> list[Attempt]:
+    """`run_attempts` that notes every attempt in a journal when it is over and makes only those not noted."""
+    there = {bag.name for bag in how.bags.iterdir()} if how.bags else {""}
+    known = {a.seed: a for a in _read(journal) if Path(a.bag).name in there}
+    left = [seed for seed in seeds if seed not in known]
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    whole = "".join(json.dumps(asdict(a)) + "\n" for a in known.values())
+    journal.write_text(whole)  # without a line that was cut short
+
+    with journal.open("a") as file:
+
+        def note(attempt: Attempt) -> None:
+            if each:
+                each(attempt)
+            file.write(json.dumps(asdict(attempt)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        made = run_attempts(how, left, workers, report, note) if left else []
+    known |= {a.seed: a for a in made}
+    return [known[seed] for seed in seeds]
+
+
+def _read(journal: Path) -> list[Attempt]:
+    """The attempts that are noted, less a line that was cut short."""
+    rows = []
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return list(load_attempts(rows))
+
+
+def _remove_attempt(bag: Path, store: Path) -> None:
+    (store / f"{bag.name}{SUFFIX}").unlink(missing_ok=True)
+    if bag.is_dir():
+        shutil.rmtree(bag)
+    else:
+        bag.unlink()
+
+
+def _given(bags: Path) -> Collection:
+    """Bags that somebody recorded: linked to, never touched."""
+
+    def fill(bags: Path, order: Order, report: Report) -> dict[str, Any]:
+        if not bags.is_dir() or not any(bags.iterdir()):
+            raise FileNotFoundError(f"{bags}: wanted a folder of bags, found none")
+        order.bags.parent.mkdir(parents=True, exist_ok=True)
+        if order.bags.exists() and order.bags.resolve() != bags.resolve():
+            raise FileExistsError(
+                f"{order.bags} holds other demonstrations than {bags}; wanted another --run"
+            )
+        if not order.bags.exists():
+            order.bags.symlink_to(bags.resolve(), target_is_directory=True)
+        return {"bags": str(bags)}
+
+    return Collection("demonstrations", "", "Demonstrations", str(bags), partial(fill, bags), ours=False)

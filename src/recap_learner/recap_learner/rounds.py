@@ -1,0 +1,363 @@
+"""The stages of Algorithm 1 in one run's folder: what each needs, what it leaves, and what it may overlap.
+
+    pretrain/                   vision/, value/, values.npz, labels.parquet, policy/
+    demonstrations/             bags
+    episodes/                   one Parquet file an attempt; tokens/ caches image features
+    iteration_00/               policy/ (SFT), value/ (V⁰), eval.json
+    iteration_KK/               bags/, live/, value/, values.npz, labels.parquet, policy/, eval.json
+    iteration_KK/arms/<arm>/    policy/, eval.json
+    generalist/                 policy/, eval.json by task
+
+With several tasks each has a folder of its own for its demonstrations and iterations. Where attempts come
+from is the `Cell`'s business: a simulator, a graph of nodes, or people who record them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from recap_learner.arms import arm as find_arm
+from recap_learner.arms.base import Arm
+from recap_learner.artefacts import examine
+from recap_learner.episodes import SUFFIX, EpisodeInfo
+from recap_learner.frames import Frames
+from recap_learner.iteration import (
+    convert,
+    fit_policy,
+    fit_value,
+    make_labels,
+    notices,
+    open_frames,
+    outcomes,
+)
+from recap_learner.judgements import LOG as JUDGEMENTS
+from recap_learner.labels import LabelRule
+from recap_learner.policy_training import PolicyTraining
+from recap_learner.stages import Made, Report, Stages
+from recap_learner.value_training import ValueTraining
+from recap_learner.vision_training import VisionTraining, train_vision
+from recap_policy.description import read
+
+LABELS, VALUES = "labels.parquet", "values.npz"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a cell is asked for. task: its name; bags: folder to fill; store: where their episodes may be made
+    meanwhile; policy, value: checkpoints; iteration: k."""
+
+    task: str
+    bags: Path
+    store: Path
+    iteration: int
+    policy: Path | None = None
+    value: Path | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One way to get attempts. name: of its stage and, under `folder`, its bags; alone: it must keep time, so
+    that nothing may run beside it; ours: its bags may be removed to make others with other settings."""
+
+    name: str
+    folder: str
+    title: str
+    settings: Any
+    fill: Callable[[Order, Report], dict[str, Any]]
+    alone: bool = False
+    ours: bool = True
+
+
+class Cell(Protocol):
+    """Where attempts are made."""
+
+    @property
+    def station(self) -> str: ...
+
+    def demonstrations(self, task: str) -> Collection: ...
+
+    def collections(self, task: str, iteration: int) -> Sequence[Collection]: ...
+
+    def evaluation(self, task: str) -> Any:
+        """Settings of `evaluate`; None where policies are not evaluated."""
+        ...
+
+    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        """Attempts of a policy, asked for an indicator ("" for none), into `out` → their summary."""
+        ...
+
+
+class Rounds:
+    """One run's stages. Made are passed on, never paths: who needs a stage that runs beside waits for it."""
+
+    def __init__(self, stages: Stages, cell: Cell | None, tasks: Sequence[str]) -> None:
+        """cell: None where attempts come from elsewhere; then none can be asked for."""
+        self.stages, self._cell, self.run = stages, cell, stages.folder
+        self.store, self.pretrain = self.run / "episodes", self.run / "pretrain"
+        self.several = len(tasks) > 1
+        self._tower: Made | None = None
+        self._open: tuple[object, Frames] | None = None
+
+    @property
+    def cell(self) -> Cell:
+        assert self._cell is not None, "these rounds have no cell"
+        return self._cell
+
+    def folder(self, task: str | None, k: int) -> Path:
+        """None: of the pre-training, which is of all tasks."""
+        return self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+
+    def demonstrations(self, task: str) -> Made:
+        what = self.cell.demonstrations(task)
+        order = Order(task, self._home(task) / "demonstrations", self.store, 0)
+        return self._collect(self._name(task, None, "demonstrations"), what, order, (), beside=True)
+
+    def vision(self, task: str, how: VisionTraining, seed: int) -> Made:
+        out, station = self.pretrain / "vision", self.cell.station
+        self._tower = self.stages.stage(
+            "vision",
+            "Vision pre-training",
+            lambda report: {
+                "median_error_m": train_vision(station, task, out, how, seed, {"seed": seed}, progress=report)
+            },
+            settings=[station, task, how, seed],
+            outputs=[out],
+            leftovers=[out, out.parent / ".scenes.npz", *_workbench(out)],
+        )
+        return self._tower
+
+    def take(self, tower: Made) -> None:
+        """Go on with a tower that is there."""
+        self._tower = tower
+
+    def collect(self, task: str, k: int, policy: Made, value: Made) -> list[Made]:
+        """Attempts of π^{k−1}, in all ways that the cell has → their episodes, to be added to D_ℓ."""
+        bags = []
+        for what in self.cell.collections(task, k):
+            order = Order(
+                task, self.folder(task, k) / what.folder, self.store, k, self._output(policy, "policy"),
+                self._output(value, "value"),
+            )  # fmt: skip
+            name = self._name(task, k, what.name)
+            bags.append(self._collect(name, what, order, (policy, value) if what.alone else (policy,)))
+        return [self.episodes(task, k, *bags)]
+
+    def episodes(self, task: str, k: int, *bags: Made) -> Made:
+        """Convert, and look at every frame with the tower. → episode files, in an order that does not depend
+        on when they were recorded"""
+
+        def work(report: Report) -> dict[str, Any]:
+            files: list[Path] = []
+            problems: list[str] = []
+            for one in bags:
+                folders = [self.run / out for out in one.record["outputs"]]
+                found, wrong = convert(folders, self.store, lambda f, note: report(0.4 * f, note), _cores())
+                files, problems = files + found, problems + wrong
+            frames = open_frames(files, self._vision, lambda f, note: report(0.4 + 0.6 * f, note), False)
+            names = [str(file.relative_to(self.run)) for file in files]
+            counts = {"episodes": len(frames.episodes), "frames": len(frames)}
+            return {**counts, "outcomes": outcomes(frames), "left_out": problems, "files": names}
+
+        return self.stages.stage(
+            self._name(task, k if k else None, "episodes"),
+            f"Attempts to episodes{self._of(task, k)}",
+            work,
+            settings=None,
+            inputs=[*bags, *self._towers()],
+            outputs=lambda result: [self.run / name for name in result["files"]],
+        )
+
+    def value(
+        self,
+        task: str | None,
+        k: int,
+        data: Sequence[Made],
+        start: Made | None,
+        how: ValueTraining,
+        seed: int,
+    ) -> Made:
+        folder, before = self.folder(task, k), self._output(start, "value") if start else None
+
+        def work(report: Report) -> dict[str, Any]:
+            frames = self._frames(data)
+            found = fit_value(frames, folder, before, how, seed, report)
+            return {**found, "notices": notices(frames)}
+
+        return self.stages.stage(
+            self._name(task, k, "pretrain_value" if task is None else "value"),
+            "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
+            work,
+            settings=[how, seed],
+            inputs=self._learning(data, start),
+            outputs=[folder / "value", folder / VALUES],
+            leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
+        )
+
+    def labels(self, task: str | None, k: int, data: Sequence[Made], value: Made, rule: LabelRule) -> Made:
+        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations."""
+        folder = self.folder(task, k)
+        newest = {Path(out).name.removesuffix(SUFFIX) for out in data[-1].record["outputs"]}
+
+        def judged(info: EpisodeInfo) -> bool:
+            return task is None or (info.id in newest and info.source == "rollout")
+
+        def work(report: Report) -> dict[str, Any]:
+            return make_labels(self._frames(data), folder, rule, judged, self.store)
+
+        return self.stages.stage(
+            self._name(task, k, "pretrain_labels" if task is None else "labels"),
+            "Pre-training labels" if task is None else f"Labels{self._of(task, k)}",
+            work,
+            settings=[rule],
+            inputs=self._learning(data, value),
+            outputs=[folder / LABELS],
+        )
+
+    def policy(
+        self,
+        task: str | None,
+        k: int,
+        data: Sequence[Made],
+        start: Made | None,
+        arm: str,
+        labels: Made | None,
+        how: PolicyTraining,
+        seed: int,
+        beside_arm: bool = False,
+        pretrained: Made | None = None,
+    ) -> Made:
+        """beside_arm: not the iteration's own policy but one to compare it with."""
+        folder = self.folder(task, k)
+        name = "pretrain_policy" if task is None else "sft" if k == 0 else "policy"
+        title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
+        if beside_arm:
+            folder, name = folder / "arms" / arm, f"policy_{arm}"
+        if arm != "recap" and name != "sft":
+            title = find_arm(arm).title
+        return self._policy(
+            *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
+            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed),
+        )
+
+    def generalist(
+        self, data: Sequence[Made], labels: Sequence[Made], how: PolicyTraining, seed: int
+    ) -> Made:
+        """From scratch on everything, under the specialists' last labels."""
+        folder, arm = self.run / "generalist", find_arm("recap")
+        return self._policy("generalist", "Generalist", folder, data, None, arm, labels, [], how, seed)
+
+    def evaluate(self, task: str, k: int, policy: Made, name: str = "") -> Made | None:
+        """Beside what follows. name: an arm's, or the generalist."""
+        how = self.cell.evaluation(task)
+        if how is None:
+            return None
+        folder = self._output(policy, "policy")
+        out = folder.parent / ("eval.json" if name != "generalist" else f"eval_{Path(task).stem}.json")
+        title = f"Evaluation{self._of(task, k)}"
+
+        def work(report: Report) -> dict[str, Any]:
+            asked = read(folder).lineage["arm"]["asked"]
+            return self.cell.evaluate(task, folder, asked, out, report)
+
+        return self.stages.stage(
+            self._name(task, k, f"evaluate_{name}" if name else "evaluate"),
+            f"{title}, {find_arm(name).title if name and name != 'generalist' else name}" if name else title,
+            work,
+            settings=[task, how],
+            inputs=[policy],
+            outputs=[out],
+            leftovers=[out, out.with_suffix(".jsonl")],
+            beside=True,
+        )
+
+    def _policy(
+        self, name: str, title: str, folder: Path, data: Sequence[Made], start: Made | None, arm: Arm,
+        labels: Sequence[Made], pretrained: Sequence[Made], how: PolicyTraining, seed: int,
+    ) -> Made:  # fmt: skip
+        before, out = self._output(start, "policy") if start else None, folder / "policy"
+
+        def work(report: Report) -> dict[str, Any]:
+            files = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            return fit_policy(
+                self._frames(data), folder, before, self._vision, how, seed, report, arm, *files
+            )
+
+        return self.stages.stage(
+            name,
+            title,
+            work,
+            settings=[how, seed, {"arm": arm.name}, arm],
+            inputs=[*self._learning(data, start), *labels, *pretrained],
+            outputs=[out],
+            leftovers=[out, *_workbench(out)],
+        )
+
+    def _collect(
+        self, name: str, what: Collection, order: Order, inputs: Sequence[Made], beside: bool = False
+    ) -> Made:
+        journal = order.bags.with_suffix(".jsonl")
+        return self.stages.stage(
+            name,
+            f"{what.title}{self._of(order.task, order.iteration)}",
+            lambda report: what.fill(order, report),
+            settings=[self.cell.station, order.task, what.settings],
+            inputs=inputs,
+            outputs=[order.bags],
+            leftovers=[order.bags, journal] if what.ours else [],
+            beside=beside,
+            alone=what.alone,
+        )
+
+    def _frames(self, data: Sequence[Made]) -> Frames:
+        """All frames of some episodes. Those of a round's stages are read once."""
+        said = examine(self.store / JUDGEMENTS)
+        key = said and said.sha256, *(self.stages.digest(one) for one in data)
+        if self._open is None or self._open[0] != key:
+            files = [self.run / out for one in data for out in one.record["outputs"]]
+            self._open = None  # before the next are read: memory for one
+            self._open = key, open_frames(files, self._vision)
+        return self._open[1]
+
+    def _learning(self, data: Sequence[Made], start: Made | None) -> list[Made | Path]:
+        """Inputs of whatever learns: episodes, what people said of them, the tower, and where it starts."""
+        return [*data, self.store / JUDGEMENTS, *self._towers(), *([start] if start else [])]
+
+    def _output(self, made: Made, name: str) -> Path:
+        """The output of that name of a stage."""
+        found = [out for out in made.record["outputs"] if Path(out).name == name]
+        return self.run / found[0]
+
+    def _towers(self) -> list[Made]:
+        return [self._tower] if self._tower else []
+
+    @property
+    def _vision(self) -> Path:
+        assert self._tower is not None, "vision or take comes first"
+        return self._output(self._tower, "vision")
+
+    def _home(self, task: str) -> Path:
+        return self.run / Path(task).stem if self.several else self.run
+
+    def _name(self, task: str | None, k: int | None, name: str) -> str:
+        """iteration_01.value, with its task before it where there are several."""
+        words = [Path(task).stem] if task and self.several else []
+        words += [f"iteration_{k:02d}"] if task is not None and k is not None else []
+        return ".".join([*words, name])
+
+    def _of(self, task: str | None, k: int) -> str:
+        words = [Path(task).stem] if task and self.several else []
+        words += [f"iteration {k}"] if k else []
+        return f", {', '.join(words)}" if words else ""
+
+
+def _workbench(out: Path) -> list[Path]:
+    """Where `fit` saves what it trains into `out`."""
+    return [out.parent / "training" / out.name, out.parent / "training" / f"{out.name}.*"]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

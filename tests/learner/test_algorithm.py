@@ -1,0 +1,240 @@
+"""Algorithm 1 on made-up attempts: order, starts, and that a killed run ends where an unbroken one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent))
+
+import killed_run
+from killed_run import HOW, POLICY, SHORT, VALUE, MadeUpCell
+
+from recap_learner.arms import ArmError
+from recap_learner.improve import Improvement, improve, next_iteration
+from recap_learner.iteration import judge, notices
+from recap_learner.stages import StageError
+from recap_policy.checkpoint import read
+
+FEW = replace(SHORT, steps=2)
+TINY = replace(
+    HOW,
+    value=replace(VALUE, schedule=FEW),
+    policy=replace(POLICY, schedule=FEW),
+    improvement=Improvement(value=replace(VALUE, schedule=FEW), policy=replace(POLICY, schedule=FEW)),
+)
+SCRIPT = Path(killed_run.__file__)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, and what `killed_run` puts in place of bags and pictures taken out again."""
+    for name in ("convert", "open_frames", "train_vision"):
+        monkeypatch.setattr(killed_run.rounds, name, getattr(killed_run.rounds, name))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, bool]]]:
+    """A run with few steps, and what it did in which order."""
+    folder = tmp_path_factory.mktemp("algorithm") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("convert", "open_frames", "train_vision"):
+            patch.setattr(killed_run.rounds, name, getattr(killed_run.rounds, name))
+        how = replace(TINY, compare=("clone_best", "ppo"), generalist=True)
+        return folder, killed_run.run(folder, how).log
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())["stages"]
+
+
+def test_every_iteration_starts_from_the_pretrained_models_on_all_data_so_far(done) -> None:
+    stages = _manifest(done[0])
+    for k in (1, 2):
+        value, policy = stages[f"iteration_0{k}.value"], stages[f"iteration_0{k}.policy"]
+        data = ["episodes", *(f"iteration_0{i}.episodes" for i in range(1, k + 1))]
+        assert [name for name in value["inputs"] if "episodes" in name and "/" not in name] == data
+        assert [name for name in policy["inputs"] if "episodes" in name and "/" not in name] == data
+        assert "pretrain_value" in value["inputs"] and "pretrain_policy" in policy["inputs"]
+        assert f"iteration_0{k}.labels" in policy["inputs"]
+        before = f"iteration_0{k - 1}." + ("policy" if k > 1 else "sft")
+        assert before in stages[f"iteration_0{k}.rollouts"]["inputs"]
+    lineage = read(done[0] / "iteration_02" / "policy").lineage
+    assert len(lineage["episodes"]) == 18 and lineage["start"].endswith("pretrain/policy")
+
+
+def test_sft_calls_every_demonstration_positive(done) -> None:
+    sft = _manifest(done[0])["iteration_00.sft"]["result"]
+    assert sft["positive"] == 1.0 and sft["frames"] == 6 * killed_run.TICKS // 5
+
+
+def test_the_threshold_of_an_iteration_is_of_its_own_rollouts(done) -> None:
+    columns = {n: _labels(done[0] / f"iteration_0{n}" / "labels.parquet") for n in (1, 2)}
+    for k, labels in columns.items():
+        own = np.concatenate([i[~f] for name, (i, f) in labels.items() if name.startswith(f"a{k}")])
+        assert own.mean() == pytest.approx(0.4, abs=0.08)
+
+
+def _labels(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    names = np.asarray(table["episode"].to_pylist())
+    columns = table["indicator"].to_numpy(), table["forced"].to_numpy()
+    return {name: (columns[0][names == name], columns[1][names == name]) for name in dict.fromkeys(names)}
+
+
+def test_arms_that_are_compared_get_the_same_data_start_and_steps(done) -> None:
+    folder, stages = done[0], _manifest(done[0])
+    own = stages["iteration_02.policy"]
+    for name in ("clone_best", "ppo"):
+        other = stages[f"iteration_02.policy_{name}"]
+        assert set(own["inputs"]) <= set(other["inputs"])
+        assert other["settings"][0] == own["settings"][0] and other["settings"][1] == own["settings"][1]
+        lineage = read(folder / "iteration_02" / "arms" / name / "policy").lineage
+        assert lineage["start"].endswith("pretrain/policy") and lineage["arm"]["name"] == name
+        # Asked without an indicator, as it was trained.
+        assert json.loads((folder / "iteration_02" / "arms" / name / "eval.json").read_text()) == ""
+    assert json.loads((folder / "iteration_02" / "eval.json").read_text()) == "positive"
+
+
+def test_the_generalist_is_trained_from_scratch_on_everything(done) -> None:
+    lineage = read(done[0] / "generalist" / "policy").lineage
+    assert lineage["start"] == "" and len(lineage["episodes"]) == 18
+
+
+def test_a_second_run_does_nothing_and_another_setting_only_what_depends_on_it(done) -> None:
+    how = replace(TINY, compare=("clone_best", "ppo"), generalist=True)
+    assert [name for name, before in killed_run.run(done[0], how).log if not before] == []
+    rule = replace(TINY.improvement.rule, positive_fraction=0.1)
+    other = replace(how, improvement=replace(TINY.improvement, rule=rule), compare=(), generalist=False)
+    again = [name for name, before in killed_run.run(done[0], other).log if not before]
+    # Other labels make another π¹, whose rollouts are others: they are collected again.
+    assert again[:3] == ["iteration_01.labels", "iteration_01.policy", "iteration_02.rollouts"]
+    assert not {"iteration_01.value", "iteration_00.sft", "iteration_01.rollouts"} & set(again)
+
+
+def test_going_on_from_the_last_iteration_is_an_option(tmp_path: Path) -> None:
+    killed_run.run(tmp_path, replace(TINY, start="last", first_value=False))
+    stages = _manifest(tmp_path)
+    assert "iteration_01.value" in stages["iteration_02.value"]["inputs"]
+    assert "iteration_01.policy" in stages["iteration_02.policy"]["inputs"]
+    assert "pretrain_policy" in stages["iteration_01.policy"]["inputs"]
+    assert "iteration_00.value" not in stages
+
+
+def test_the_learner_node_goes_on_where_the_run_is(tmp_path: Path) -> None:
+    killed_run.run(tmp_path, replace(TINY, iterations=0))
+    cell = MadeUpCell(4)
+    cell._fill(killed_run.Order("", tmp_path / "new", tmp_path, 3), lambda fraction, note: None)
+    told: list[float] = []
+    report = improve(
+        tmp_path,
+        next_iteration(tmp_path),
+        [tmp_path / "demonstrations", tmp_path / "new"],
+        TINY.improvement,
+        lambda fraction, note: told.append(fraction),
+    )
+    assert (tmp_path / "iteration_01" / "policy" / "config.json").is_file()
+    assert set(report) == {"value", "labels", "policy"} and told == sorted(told) and told[-1] <= 1
+    assert next_iteration(tmp_path) == 2
+    with pytest.raises(FileNotFoundError, match="wanted the run's pre-trained vision, found nothing"):
+        improve(tmp_path / "empty", 1, [tmp_path / "new"], TINY.improvement)
+
+
+def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
+    from recap_learner import iteration
+
+    all_lost = replace(
+        frames, episodes=[replace(e, info=replace(e.info, outcome="failure")) for e in frames.episodes]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(iteration, "load_frames", lambda files, vision, progress=None: all_lost)
+        with pytest.raises(ValueError, match=r"task handover_insert: none of 6 attempts succeeded"):
+            iteration.open_frames([Path("a")], Path("v"))
+    assert notices(frames) == []
+    all_won = [replace(e, info=replace(e.info, outcome="success")) for e in frames.episodes]
+    [notice] = notices(replace(frames, episodes=all_won))
+    assert "none of 6 attempts failed" in notice
+
+
+def test_an_arm_without_its_data_stops_the_run_with_its_line(tmp_path: Path) -> None:
+    class Uncorrected(MadeUpCell):
+        def _fill(self, order: Any, report: Any) -> dict[str, Any]:
+            order.bags.mkdir(parents=True, exist_ok=True)
+            for seed in (100, 101, 103, 104) if order.iteration else (0, 1, 2, 3):  # those with no takeover
+                (order.bags / f"a{seed:03d}").write_text(str(seed))
+            return {}
+
+    how = replace(TINY, iterations=1, extraction="hg_dagger", first_value=False)
+    with pytest.raises(ArmError, match="hg_dagger: no correction"):
+        killed_run.run(tmp_path, how, cell=Uncorrected())
+
+
+def test_a_person_who_changes_an_outcome_during_training_is_noticed(tmp_path: Path) -> None:
+    said = tmp_path / "episodes" / "judgements.jsonl"
+
+    class Meddler(killed_run.Deadly):
+        def begin(self, name: str, title: str) -> Any:
+            if name == "iteration_01.value":
+                said.write_text("{}\n")
+            return super().begin(name, title)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed_run, "Deadly", Meddler)
+        with pytest.raises(StageError, match=r"Value function, iteration 1: .*judgements.jsonl changed"):
+            killed_run.run(tmp_path, replace(TINY, iterations=1))
+
+
+def test_what_arms_are_told_of_the_frames(frames, tmp_path: Path) -> None:
+    judged = judge(frames, [], [])
+    assert not judged.positive.any() and not judged.advantage.any() and len(judged) == len(frames)
+    # e1, e3, e5 succeeded: their return is above all failures'.
+    assert judged.score[[1, 3, 5]].min() > judged.score[[0, 2, 4]].max()
+
+
+def _killed(folder: Path, *kill: str) -> dict[str, Any] | None:
+    """None where it was killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), *kill], capture_output=True, text=True, env=environment
+    )
+    if ended.returncode == -signal.SIGKILL:
+        return None
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = _killed(tmp_path / "whole")
+    assert whole is not None and len(whole["weights"]) == 4
+    for kill in ("pretrain_policy@2", "iteration_01.value@3", "iteration_02.policy!"):
+        assert _killed(tmp_path / "broken", kill) is None, kill
+    broken = _killed(tmp_path / "broken")
+    assert broken is not None and broken["weights"] == whole["weights"]
+    assert broken["again"][0] == "iteration_02.policy"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_every_stage_before_and_after_its_work(tmp_path: Path) -> None:
+    whole = _killed(tmp_path / "whole")
+    assert whole is not None
+    for name in whole["again"]:
+        assert _killed(tmp_path / "broken", f"{name}!") is None, name
+        if name.rpartition(".")[2] in ("pretrain_value", "pretrain_policy", "value", "policy", "sft"):
+            assert _killed(tmp_path / "broken", f"{name}@2") is None, name
+    broken = _killed(tmp_path / "broken")
+    assert broken is not None and broken["weights"] == whole["weights"]
