@@ -98,11 +98,11 @@ def write_bag(path: Path, seconds: float, jpegs: list[bytes] | None = None) -> N
 
 def convert(bags: list[Path], store: Path, workers: int, check: bool = True) -> float:
     """Seconds that it took."""
-    from recap_learner import episodes
+    from recap_learner import episodes, reading
 
     if not check:
-        reader = episodes.BagReader
-        episodes.BagReader = lambda bag: reader(bag, check=False)  # type: ignore[assignment,misc]
+        reader = reading.BagReader
+        reading.BagReader = lambda bag: reader(bag, check=False)  # type: ignore[assignment,misc]
     start = time.perf_counter()
     files, problems = episodes.convert_bags(bags, store, workers=workers)
     seconds = time.perf_counter() - start

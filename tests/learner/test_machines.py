@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from recap_learner.episodes import convert_bags
+from recap_learner.episodes import amend_bags, convert_bags
 from recap_learner.machines import RETRIES, Lost, MachinesError, spread
+from recap_station.bag_reader import BagReader
 
 sys.path.append(str(Path(__file__).parent))
 from attempt_bag import make_bag
@@ -153,6 +154,14 @@ def test_a_bag_that_kills_every_worker_is_named_and_the_others_are_done(
         files, problems = convert_bags(bags, store, **how)
     assert len(killed) == RETRIES + 1 and len(files) == 3
     assert len(problems) == 1 and str(bags[1]) in problems[0] and "every worker" in problems[0]
+
+
+def test_bags_are_labelled_wherever_it_is_done(tmp_path: Path, how: dict[str, Any]) -> None:
+    bags = make_bags(tmp_path / "bags", 3)
+    done, problems = amend_bags([bags], {"recap.outcome": "failure", "recap.reason": "dropped"}, **how)
+    assert [bag.name for bag in done] == ["attempt0", "attempt1", "attempt2"]
+    assert len(problems) == 1 and "broken" in problems[0]
+    assert all(BagReader(bag).metadata["recap.outcome"] == "failure" for bag in done)
 
 
 def dies(item: int) -> int:

@@ -25,6 +25,8 @@ from recap_station.files import replace_file, write_json
 
 sys.path.append(str(Path(__file__).parent))
 from attempt_bag import make_bag
+from test_loader import SMALL, epoch, same
+from test_loader import make_bag as film
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,20 @@ def test_the_index_there_reads_only_what_changed(
     assert read == ["e0.episode.parquet"]
 
 
+def test_a_store_there_gives_the_batches_of_one_here(lab: Path, tmp_path: Path) -> None:
+    from recap_learner.loader import TrainingLoader
+
+    here = [film(tmp_path / "bags", number) for number in range(2)]
+    there = upload(tmp_path / "bags", lab / "bags")
+    convert_bags(here, tmp_path / "store")
+    convert_bags([there], lab / "store")
+    epochs = []
+    for store in (Store(tmp_path / "store"), Store(lab / "store")):
+        with TrainingLoader(store, SMALL) as loader:
+            epochs.append(epoch(loader))
+    assert len(epochs[0]) > 1 and same(*epochs)
+
+
 def test_of_two_who_judge_at_once_both_are_heard(lab: Path) -> None:
     store = lab / "store"
     threads = [
@@ -263,7 +279,7 @@ def test_how_to_get_from_a_store_to_a_bag_and_back(store: str, bag: str, said: s
 def test_without_the_library_it_is_said_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     pytest.importorskip("fsspec")
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises((storage.StorageError, ContractError), match=r"pip install .*machines\.txt"):
         find_bags([storage.path("s3://lab/bags")])
 

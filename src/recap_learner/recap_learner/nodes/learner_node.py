@@ -26,7 +26,6 @@ from recap_interfaces.action import Train
 from recap_interfaces.srv import LoadPolicy, StartTraining
 
 from recap_learner.ingest import Ingest
-from recap_station import topics
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, message_type, run
 from recap_station.streams import load_streams
@@ -115,6 +114,11 @@ class LearnerNode(RecapNode):
         if self.training:
             self.training.stop()
         self.actions.destroy()
+        if self.param("ingest"):
+            try:
+                self._finish_episode(float("inf"))  # one that has ended is not lost
+            except ValueError as error:
+                self.get_logger().error(f"an attempt gave no episode: {error}")
 
     def on_start(self, request: StartTraining.Request, response: StartTraining.Response) -> Any:
         """Start training without an action client (Foxglove cannot call actions)."""
@@ -170,17 +174,17 @@ class LearnerNode(RecapNode):
         streams = load_streams(self.param("station"), self.station).resolved({})
         self.ingest = Ingest(self.station, streams, self.task, folder)
         for stream in streams:
-            profile = qos.LATCHED if stream.topic in topics.LATCHED else qos.RECORD
+            profile = qos.for_topic(stream.topic, recording=True)
             kind = message_type(stream.type)
             take_in = partial(self._take_in, stream.topic)
             self.create_subscription(kind, stream.topic, take_in, profile, raw=True)
-        self.create_timer(0.2, self._finish_episode, clock=STEADY)
+        self.create_timer(0.2, lambda: self._finish_episode(time.monotonic()), clock=STEADY)
 
     def _take_in(self, topic: str, cdr: bytes) -> None:
         self.ingest.add(topic, self.now_ns(), cdr, time.monotonic())
 
-    def _finish_episode(self) -> None:
-        made = self.ingest.step(time.monotonic())
+    def _finish_episode(self, now_s: float) -> None:
+        made = self.ingest.step(now_s)
         if made is not None:
             self.get_logger().info(f"episode {made}")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rclpy._rclpy_pybind11 import RCLError
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from recap_station import topics
@@ -25,6 +26,8 @@ from recap_station.nodes.base import OK, Param, RecapNode, Status, message_type,
 
 PERIOD_S = 0.005
 LISTEN_S = 2.0  # since the last topic found a listener
+LINGER_S = 2.0  # from the last message to the end: listeners take it in before a launch ends them too
+ACKED_S = 5.0  # to wait for listeners that are behind
 AT_ONCE = 50  # messages in one turn: between turns the node answers
 WHOLE = QoSProfile(
     history=HistoryPolicy.KEEP_ALL,
@@ -50,7 +53,7 @@ class ReplayNode(RecapNode):
         self._publishers_of: dict[str, Any] = {}
         for topic, kind in self.reader.topics.items():
             try:
-                profile = qos.LATCHED if topic in topics.LATCHED else WHOLE
+                profile = qos.for_topic(topic, recording=True) if topic in topics.LATCHED else WHOLE
                 self._publishers_of[topic] = self.create_publisher(message_type(kind), topic, profile)
             except ContractError as error:
                 self.get_logger().warning(f"{topic} is left out: {error}")
@@ -101,10 +104,13 @@ class ReplayNode(RecapNode):
             self.get_logger().warning(line)
         self.get_logger().info(f"played {self._played} messages of {self.reader.path}")
         if not self.param("stay"):
-            for topic, publisher in self._publishers_of.items():
-                if topic not in topics.LATCHED:
-                    publisher.wait_for_all_acked()
-            os.kill(os.getpid(), signal.SIGINT)
+            self._timer = self.create_timer(LINGER_S, self._leave)
+
+    def _leave(self) -> None:
+        self._timer.cancel()
+        for publisher in self._publishers_of.values():
+            publisher.wait_for_all_acked(Duration(seconds=ACKED_S))
+        os.kill(os.getpid(), signal.SIGINT)
 
     def diagnose(self) -> Iterable[Status]:
         text = "waiting for listeners" if self._begun is None else f"{self._played} messages played"
