@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -25,6 +26,7 @@ from recap_learner.improve import Improvement, improve, next_iteration
 from recap_learner.iteration import judge, notices
 from recap_learner.stages import StageError
 from recap_policy.checkpoint import read
+from recap_station.contract import load_task
 
 FEW = replace(SHORT, steps=2)
 TINY = replace(
@@ -112,6 +114,26 @@ def test_arms_that_are_compared_get_the_same_data_start_and_steps(done) -> None:
 def test_the_generalist_is_trained_from_scratch_on_everything(done) -> None:
     lineage = read(done[0] / "generalist" / "policy").lineage
     assert lineage["start"] == "" and len(lineage["episodes"]) == 18
+
+
+def test_several_tasks_are_pretrained_on_together_and_then_apart(tmp_path: Path) -> None:
+    pytest.importorskip("recap_learner.value_data", reason="a value function has one task only")
+    other = tmp_path / "quick_insert.yaml"
+    contract = {**load_task(killed_run.TASK).to_dict(), "name": "quick_insert", "max_episode_s": 20.0}
+    other.write_text(yaml.safe_dump({**contract, "stages": list(contract["stages"])}))
+    how = replace(TINY, iterations=1, generalist=True)
+    run = tmp_path / "run"
+    killed_run.run(run, how, tasks=[killed_run.TASK, str(other)])
+    stages = _manifest(run)
+    for name in ("pretrain_value", "pretrain_policy"):
+        assert {"handover_insert.episodes", "quick_insert.episodes"} <= set(stages[name]["inputs"])
+    special = read(run / "quick_insert" / "iteration_01" / "policy").lineage
+    assert len(special["episodes"]) == 12 and all(e.startswith("b") for e in special["episodes"])
+    general = read(run / "generalist" / "policy").lineage
+    assert len(general["episodes"]) == 24 and general["start"] == ""
+    labels = {"handover_insert.iteration_01.labels", "quick_insert.iteration_01.labels"}
+    assert labels <= set(stages["generalist"]["inputs"])
+    assert (run / "generalist" / "eval_quick_insert.json").is_file()
 
 
 def test_a_second_run_does_nothing_and_another_setting_only_what_depends_on_it(done) -> None:

@@ -61,7 +61,7 @@ def open_frames(
         if to_learn and not counts["success"]:
             raise ValueError(
                 f"task {task}: none of {counts['attempts']} attempts succeeded, wanted some: values would "
-                "say nothing and every label be a guess; record better ones, or mend outcomes by ./recap label"
+                "say nothing and every label be a guess; record better ones or mend outcomes by ./recap label"
             )
     return frames
 
