@@ -191,6 +191,37 @@ def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
     assert "none of 6 attempts failed" in notice
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_path: Path) -> None:
+    how, whole = replace(TINY, iterations=1), killed_run.episode
+
+    def damaged(name: str, seed: int, task: str) -> Any:
+        made = whole(name, seed, task)
+        return replace(made, command=made.command * np.nan) if seed >= 100 else made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed_run, "episode", damaged)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            killed_run.run(tmp_path, how)
+    made = _manifest(tmp_path)
+    assert "iteration_01.labels" in made and "iteration_01.policy" not in made
+    assert not (tmp_path / "iteration_01" / "policy").exists()
+    again = [name for name, before in killed_run.run(tmp_path, how).log if not before]
+    assert [name for name in again if "evaluate" not in name] == ["iteration_01.policy"]
+
+
+def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
+    from recap_learner.policy_training import PolicyLoss, _fresh
+
+    chunks = torch.from_numpy(frames.chunks())
+    model = _fresh(frames, chunks, POLICY, vision, 0)
+    one = np.zeros(len(frames), np.int8)
+    one[37] = 1  # drawn alone
+    how = replace(POLICY, positive_share=1.0)
+    loss = PolicyLoss(model, frames, chunks, one, how, torch.device("cpu"))
+    owner, tick = frames.episodes[frames.episode[37]].info.id, frames.tick[37]
+    assert loss.name(torch.Generator().manual_seed(3), 5) == f"episode {owner}, tick {tick}"
+
+
 def test_an_arm_without_its_data_stops_the_run_with_its_line(tmp_path: Path) -> None:
     class Uncorrected(MadeUpCell):
         def _fill(self, order: Any, report: Any) -> dict[str, Any]:

@@ -106,17 +106,18 @@ class PolicyLoss:
         self._weight = _column(weight, np.ones(len(frames), np.float32))
         self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
         self.reference = Reference(model, arm.refresh) if arm.refresh else None
-        self.data_s = 0.0
+        self.data_s = self.data_cpu_s = 0.0  # spent on making batches
 
     def __call__(
         self, step: int, generator: torch.Generator, rows: slice = slice(None)
     ) -> dict[str, torch.Tensor]:
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), time.thread_time()
         pick = self._pick(generator)[rows]
         count, draws, rate = self._how.schedule.batch, self._how.draws, self._how.indicator_dropout
         drawn = self._model.draw(count, generator, draws, rate)[rows]
         batch = self._batch(pick).to(self._device)
         self.data_s += time.monotonic() - begin
+        self.data_cpu_s += time.thread_time() - cpu
         terms, before = self._model.terms(batch, drawn=drawn), None
         if self.reference is not None:
             with torch.no_grad():
