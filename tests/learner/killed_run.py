@@ -21,11 +21,12 @@ import torch
 
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
+from recap_learner.cell import Collection, Order
 from recap_learner.episodes import Episode, EpisodeInfo
 from recap_learner.frames import Frames
 from recap_learner.improve import Improvement
 from recap_learner.policy_training import PolicyTraining
-from recap_learner.rounds import Collection, Order, Rounds
+from recap_learner.rounds import Rounds
 from recap_learner.stages import Report, Stages
 from recap_learner.training import Schedule
 from recap_learner.value_training import ValueTraining

@@ -12,7 +12,7 @@ from recap.cli import main
 from recap.iterate_verb import settings
 from recap.rollout import Attempt
 from recap.sim_cell import SimCell, resumed
-from recap_learner.rounds import Order
+from recap_learner.cell import Order
 from recap_learner.stages import StageError
 
 
