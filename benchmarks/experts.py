@@ -1,28 +1,29 @@
 """Success and duration of each style of the scripted expert, and of the sloppy one under the operator's eyes.
 
-`python benchmarks/experts.py [--seeds 100]` prints one JSON line: style → success, mean seconds of the
-successes, attempts beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share
-of the time.
+`python benchmarks/experts.py [--task handover_insert] [--seeds 100] [--styles fast,sloppy]` prints one JSON line:
+style → success with its 95 % interval, mean seconds of the successes, successes per hour, attempts beyond
+recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
 
-from recap_station.contract import load_station, load_task
+from recap_learner.statistics import wilson_interval
+from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import SLOPPY, STYLES, Expert, Style
 from recap_teleop.operator import Operator
 
-STATION, TASK = load_station("aloha"), load_task("handover_insert")
 
-
-def attempts(style: Style, seeds: range, operated: bool) -> dict[str, float]:
-    cell, expert = Cell(STATION, TASK), Expert(STATION, TASK, style)
-    operator = Operator(STATION, TASK, 0) if operated else None
+def attempts(station: Station, task: Task, style: Style, seeds: range, operated: bool) -> dict[str, Any]:
+    cell, expert = Cell(station, task), Expert(station, task, style)
+    operator = Operator(station, task, 0) if operated else None
+    spent = 0.0
     won, lost, times, presses, pressed_ticks, ticks = 0, 0, [], 0, 0, 0
     for seed in seeds:
         cell.reset(seed)
@@ -30,7 +31,7 @@ def attempts(style: Style, seeds: range, operated: bool) -> dict[str, float]:
         was_pressed = False
         if operator:
             operator.reset()
-        while cell.time_s < TASK.time_limit_s:
+        while cell.time_s < task.time_limit_s:
             truth, state = cell.truth(), cell.state()
             if truth.success or truth.failure:
                 break
@@ -49,10 +50,13 @@ def attempts(style: Style, seeds: range, operated: bool) -> dict[str, float]:
         truth = cell.truth()
         won += truth.success
         lost += truth.failure
+        spent += cell.time_s
         if truth.success:
             times.append(cell.time_s)
     report = {
         "success": round(won / len(seeds), 3),
+        "success_ci95": [round(x, 3) for x in wilson_interval(int(won), len(seeds))],
+        "per_hour": round(3600 * won / spent, 1),
         "beyond_recovery": lost,
         "mean_success_s": round(float(np.mean(times)), 2) if times else None,
     }
@@ -68,11 +72,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--task", default="handover_insert", help="a name in config/tasks")
+    parser.add_argument("--styles", default=",".join([*STYLES, "sloppy_operated"]), help="which, comma-separated")
     given = parser.parse_args()
+    station, task = load_station("aloha"), load_task(given.task)
     seeds = range(given.first, given.first + given.seeds)
-    report = {name: attempts(style, seeds, operated=False) for name, style in STYLES.items()}
-    report["sloppy_operated"] = attempts(SLOPPY, seeds, operated=True)
-    print(json.dumps(report))
+    report = {}
+    for name in given.styles.split(","):
+        operated = name == "sloppy_operated"
+        report[name] = attempts(station, task, SLOPPY if operated else STYLES[name], seeds, operated)
+        print(name, report[name], flush=True)
+    print(json.dumps({"task": task.name, "seeds": [seeds[0], seeds[-1]], **report}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Measured in processor time of all threads, so that other work on the machine does not count.
 
-`python benchmarks/sim.py [--seconds 20]` prints one JSON line. realtime_factor_with_cameras counts physics
+`python benchmarks/sim.py [--task handover_insert] [--seconds 20]` prints one JSON line. realtime_factor_with_cameras counts physics
 and rendering while the expert works; the expert's own thinking is left out of it and given as expert_ms.
 """
 
@@ -22,10 +22,12 @@ from recap_station.sim.expert import FAST, Expert
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="simulated time")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--task", default="handover_insert", help="a name in config/tasks")
+    given = parser.parse_args()
+    seconds = given.seconds
     with contextlib.suppress(AttributeError):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    station, task = load_station("aloha"), load_task("handover_insert")
+    station, task = load_station("aloha"), load_task(given.task)
     cell, expert = Cell(station, task), Expert(station, task, FAST)
     for camera in station.camera_names:
         cell.render(camera)
@@ -63,6 +65,7 @@ def main() -> None:
                 "render_ms": round(1e3 * rendering / images, 2),
                 "expert_ms": round(1e3 * thinking / ticks, 3),
                 "simulated_s": seconds,
+                "task": task.name,
             }
         )
     )

@@ -6,6 +6,7 @@ setup(
     name="recap_teleop",
     version="0.1.0",
     packages=find_packages(include=["recap_teleop", "recap_teleop.*"]),
+    package_data={"recap_teleop": ["console/static/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/recap_teleop"]),
         ("share/recap_teleop", ["package.xml"]),
@@ -22,6 +23,7 @@ setup(
             "twist_node = recap_teleop.nodes.twist_node:main",
             "episode_node = recap_teleop.nodes.episode_node:main",
             "recorder_node = recap_teleop.nodes.recorder_node:main",
+            "console_node = recap_teleop.nodes.console_node:main",
             "operator_node = recap_teleop.nodes.operator_node:main",
         ]
     },

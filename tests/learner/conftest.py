@@ -20,16 +20,23 @@ TICKS = 300
 
 @pytest.fixture(scope="session")
 def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tower that has learnt nothing."""
-    torch.manual_seed(0)
-    config = vla_config("tiny")
-    folder = tmp_path_factory.mktemp("vision") / "vision"
-    save_vision(VisionTower(config.vision), config, folder, {})
-    return folder
+    return make_vision(tmp_path_factory.mktemp("vision") / "vision")
 
 
 @pytest.fixture(scope="session")
 def frames(vision: Path) -> Frames:
+    return make_frames(vision)
+
+
+def make_vision(folder: Path) -> Path:
+    """The folder of a tower that has learnt nothing."""
+    torch.manual_seed(0)
+    config = vla_config("tiny")
+    save_vision(VisionTower(config.vision), config, folder, {})
+    return folder
+
+
+def make_frames(vision: Path) -> Frames:
     rng = np.random.default_rng(0)
     episodes = [_episode(index, rng) for index in range(6)]
     tick = np.tile(np.arange(0, TICKS, 5), len(episodes))

@@ -47,9 +47,7 @@ def policy_of(*folders: Shape) -> VLAConfig:
     whole = vla_config("pi06")
     backbone = next(shape.backbone for shape in folders if shape.backbone)
     vision = next(shape.vision for shape in folders if shape.vision)
-    return replace(
-        whole, vision=vision, backbone=backbone, expert=replace(whole.expert, width=32, mlp=48)
-    )
+    return replace(whole, vision=vision, backbone=backbone, expert=replace(whole.expert, width=32, mlp=48))
 
 
 def opened(model: VLA) -> VLA:

@@ -213,9 +213,7 @@ def test_a_value_function_is_filled_from_two_folders(tmp_path: Path) -> None:
     stored = _write(tmp_path / "siglip", {**VISION, "image_size": 28})
     whole, shape = value_config("value-670m"), shape_of(BOTH)
     assert shape.vision and shape.backbone
-    config = replace(
-        whole, vision=shape.vision, vision_width=32, vision_tokens=4, backbone=shape.backbone
-    )
+    config = replace(whole, vision=shape.vision, vision_width=32, vision_tokens=4, backbone=shape.backbone)
     model = ValueModel(config, blank=True)
     fill(model, tmp_path / "gemma", tmp_path / "siglip")
     assert model.vision and model.vision.positions.shape == (16, 32)

@@ -122,9 +122,7 @@ def test_indicators_place_is_known(layout: Layout) -> None:
     assert not table.indicator[1].any()
 
 
-def test_rows_written_before_come_back_and_are_few(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_written_before_come_back_and_are_few(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recap_policy.prompt._KEPT", 3)
     for text in ("pick up", "insert it", "pick up", "a", "b", "c", "pick up"):
         fresh = Layout(layout.tokenizer)

@@ -205,8 +205,9 @@ def test_an_unknown_subtask_is_an_empty_line_to_learn(gemma: GemmaTokenizer) -> 
 def test_fast_tokens_given_are_those_that_are_made(gemma: GemmaTokenizer) -> None:
     model = _fitted("pi06", gemma)
     batch = _batch(model)
-    one, other = _losses(model, batch), _losses(
-        model, replace(batch, fast=model.action_codes(batch.actions, batch.state))
+    one, other = (
+        _losses(model, batch),
+        _losses(model, replace(batch, fast=model.action_codes(batch.actions, batch.state))),
     )
     assert one == other
 
@@ -237,9 +238,7 @@ def test_the_indicator_changes_no_logit_before_it_and_does_change_the_actions(ge
         positive, negative = (model.prefix.logits(found[row, : word + 1]) for found in hidden)
         assert torch.equal(positive[:word], negative[:word])
         assert not torch.allclose(positive[word:], negative[word:])
-    positive, negative = (
-        _losses(model, replace(batch, indicator=torch.full((2,), code))) for code in (1, 0)
-    )
+    positive, negative = (_losses(model, replace(batch, indicator=torch.full((2,), code))) for code in (1, 0))
     assert positive["fast"] != negative["fast"] and positive["flow"] != negative["flow"]
     assert positive["subtask"] == negative["subtask"]
 

@@ -95,8 +95,10 @@ def test_line_comes_back_and_what_may_be_written_is_a_line(tokenizer: TextTokeni
     others = [tokenizer.pad, tokenizer.end, *tokenizer.begin, *tokenizer.to_actions(np.arange(1000))]
     assert not tokenizer.writable[others].any()
     for token in np.flatnonzero(tokenizer.writable):
-        assert token == tokenizer.newline or "\n" not in tokenizer.decode([int(token)]) or (
-            isinstance(tokenizer, TinyTokenizer) and token == tokens.FIRST_BYTE + 10
+        assert (
+            token == tokenizer.newline
+            or "\n" not in tokenizer.decode([int(token)])
+            or (isinstance(tokenizer, TinyTokenizer) and token == tokens.FIRST_BYTE + 10)
         )
 
 

@@ -165,6 +165,7 @@ def test_draws_do_not_see_each_other() -> None:
 def test_three_in_ten_indicators_are_dropped_each_on_its_own() -> None:
     drawn = _model(_batch(2)).draw(10_000, torch.Generator().manual_seed(0), 1, 0.3)
     assert drawn.dropped.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert drawn[10:20].dropped.tolist() == drawn.dropped[10:20].tolist()
 
 
 def test_zero_weight_takes_an_example_out_of_the_loss() -> None:

@@ -9,7 +9,7 @@ from recap_station.contract import Camera, ContractError, load_station, load_tas
 from recap_station.sim.arms import Unreachable, arms_of, reach_down
 from recap_station.sim.cell import Cell
 from recap_station.sim.model import build_model
-from recap_station.sim.vision import KEYPOINTS
+from recap_station.sim.task import put_free_body
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 
@@ -142,7 +142,7 @@ def test_inverse_kinematics_puts_the_tip_where_it_was_asked():
 
 def test_random_scenes_show_every_keypoint_to_some_camera(cell):
     rng = np.random.default_rng(0)
-    seen = dict.fromkeys(KEYPOINTS, 0)
+    seen = dict.fromkeys(cell.keypoints("base_camera"), 0)
     for _ in range(40):
         cell.randomize(rng)
         for camera in STATION.camera_names:
@@ -156,7 +156,7 @@ def test_random_scenes_show_every_keypoint_to_some_camera(cell):
 
 def test_a_peg_off_the_table_is_a_failure(cell):
     cell.reset(0)
-    cell.props.put_peg(cell.model, cell.data, np.array([0.0, -0.5, 0.0]), 0.0)
+    put_free_body(cell.model, cell.data, "peg", np.array([0.0, -0.5, 0.0]), 0.0)
     for _ in range(100):
         cell.step(STATION.home)
     assert cell.truth().failure and not cell.truth().success
@@ -165,7 +165,7 @@ def test_a_peg_off_the_table_is_a_failure(cell):
 def test_a_peg_that_the_hole_holds_deep_enough_is_a_success(cell):
     cell.reset(0)
     mouth = cell.scene().mouth
-    cell.props.put_peg(cell.model, cell.data, mouth + np.array([0.06, 0.0, -0.008]), 0.0)
+    put_free_body(cell.model, cell.data, "peg", mouth + np.array([0.06, 0.0, -0.008]), 0.0)
     for _ in range(20):
         cell.step(STATION.home)
     assert cell.truth().success and cell.truth().stage == "insert"

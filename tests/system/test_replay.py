@@ -23,12 +23,14 @@ pytest.importorskip("recap_interfaces.msg")
 
 from graph import free_domain
 
+from recap.doctor import has_launch
 from recap_learner.episodes import Episode, load_episode, read_bag
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
 
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch/replay.launch.py"
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 START, TICKS = 1_700_000_000_000_000_000, 200
 COLUMNS = (
@@ -113,6 +115,37 @@ def test_a_bag_played_into_the_graph_gives_the_ticks_of_its_conversion(tmp_path:
     assert live.info.success and live.info.damage == "" and (live.image_at["base_camera"] == -1).all()
 
 
+needs_launch = pytest.mark.skipif(not has_launch(), reason="needs ROS 2's launch")
+
+
+@needs_launch
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("named", [["recap", LAUNCH_FILE.name], [str(LAUNCH_FILE)]], ids=["package", "path"])
+def test_ros2_launch_plays_a_bag_and_ends_with_its_episode(tmp_path: Path, named: list[str]) -> None:
+    bag = write_bag(tmp_path / "bags/one")
+    given = ["bag:=bags/one", "episodes:=live", "rate:=2.0", "namespace:=cell"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["ros2", "launch", "--noninteractive", *named, *given], cwd=tmp_path, env=environment, timeout=150,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("process has finished cleanly") == 2, done.stdout
+    live = load_episode(tmp_path / "live/one.episode.parquet")
+    assert_same_ticks(live, read_bag(bag, tmp_path))
+    assert live.info.damage == ""
+
+
+@needs_launch
+def test_ros2_launch_shows_the_arguments_of_replay(tmp_path: Path) -> None:
+    arguments = runpy.run_path(str(LAUNCH_FILE))["ARGUMENTS"]
+    command = ["ros2", "launch", "recap", LAUNCH_FILE.name]
+    done = subprocess.run([*command, "--show-args"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and all(f"'{name}'" in done.stdout for name in arguments), done.stderr
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "bag" in done.stderr + done.stdout
+
+
 class Recorded:
     """Stands for a class of launch or launch_ros and keeps what it was made with."""
 
@@ -136,8 +169,8 @@ def test_the_launch_file_starts_nodes_and_parameters_that_exist(monkeypatch: pyt
         module = types.ModuleType(name)
         vars(module).update({one: type(one, (Recorded,), {}) for one in classes})
         monkeypatch.setitem(sys.modules, name, module)
-    root = Path(__file__).resolve().parents[2]
-    [described] = runpy.run_path(str(root / "launch/replay.launch.py"))["generate_launch_description"]().args
+    root = LAUNCH_FILE.parents[1]
+    [described] = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]().args
     *declared, learner, replay = described
     assert [one.args[0] for one in declared if one.kwargs["default_value"] is None] == ["bag"]
     for started, kind in ((learner, LearnerNode), (replay, ReplayNode)):

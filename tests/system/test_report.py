@@ -16,6 +16,7 @@ from recap.report import write_report
 from recap.report.attempt_figure import spans, trend
 from recap.rollout import Attempt, save_attempts, summarize
 from recap_learner.episodes import SUFFIX, read_bag, save_episode
+from recap_learner.evaluation import Evaluation, compare, read_evaluation
 from recap_learner.labels import EpisodeValues, LabelRule, label, save_labels
 from recap_learner.returns import Normalizer, monte_carlo_returns
 from recap_station import topics
@@ -62,8 +63,28 @@ def write_bag(folder: Path, name: str, source: str, won: bool, corrected: bool, 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A run folder with everything that a finished demo leaves for its report."""
-    run = tmp_path_factory.mktemp("run") / "small<run>"
+    return build(tmp_path_factory.mktemp("run") / "small<run>")
+
+
+def evaluated(odds: float, seconds: float, count: int = 40) -> tuple[Attempt, ...]:
+    """Attempts on the evaluation's start states; the harder ones fail first, in any stage."""
+    rng = np.random.default_rng(7)
+    hard, pace, last = rng.random(count), rng.gamma(40, 1 / 40, count), rng.integers(0, 4, count)
+    rows = []
+    for i in range(count):
+        won = bool(hard[i] < odds)
+        stages = TASK.stages if won else TASK.stages[: last[i] + 1]
+        duration = min(seconds * pace[i], 15.0) if won else 15.0
+        reason = "success" if won else ("failure", "time limit")[i % 2]
+        entered = {name: round(float(k) * 1.5, 2) for k, name in enumerate(stages)}
+        rows.append(Attempt(90_000 + i, won, reason, duration, 0, 0.0, stage=stages[-1], stages=entered))
+    return tuple(rows)
+
+
+def build(run: Path) -> Path:
+    """A run folder with everything that a finished demo leaves for its report, and what goes beyond it: arms,
+    and evaluations under other labels and guidance."""
+    run.mkdir(parents=True)
     rng = np.random.default_rng(0)
     norm = Normalizer(round(TASK.max_episode_s * STATION.control_rate_hz))
     bags = [
@@ -95,16 +116,27 @@ def finished(tmp_path_factory) -> Path:
     ]
     save_labels(label(judged, norm, LabelRule()), run / "iteration_01" / "labels.parquet", {"frames": 7})
     attempts = {}
-    for folder, odds in (("iteration_00", 0.4), ("iteration_01", 0.8)):
-        wins = rng.random(20) < odds
-        rows = [
-            Attempt(90_000 + i, bool(w), "success" if w else "time limit", 6.5 if w else 15.0, 0, 0.0)
-            for i, w in enumerate(wins)
-        ]
-        attempts[folder] = rows
-        write_json(run / folder / "eval.json", save_attempts(rows))
+    for folder, odds, seconds in (("iteration_00", 0.4, 9.0), ("iteration_01", 0.8, 6.5)):
+        attempts[folder] = evaluated(odds, seconds)
+        evaluation = Evaluation("", attempts[folder], stages=TASK.stages)
+        if folder == "iteration_00":
+            write_json(run / folder / "eval.json", save_attempts(attempts[folder]))  # as the demo has it
+        else:
+            evaluation.write(run / folder / "eval.json")
         log = [{"step": 20 * i, "loss": 1.0 / (i + 1)} for i in range(5)]
         write_json(run / folder / "training" / "policy" / "log.json", log)
+    for arm, odds, seconds in (("awr", 0.6, 9.0), ("clone_best", 0.82, 6.8), ("hg_dagger", 0.5, 8.0)):
+        found = Evaluation("", evaluated(odds, seconds), stages=TASK.stages)
+        found.write(run / "iteration_01" / "arms" / arm / "eval.json")
+    for indicator, beta, odds, seconds in (
+        ("none", 1.0, 0.7, 7.0),
+        ("negative", 1.0, 0.3, 9.0),
+        ("positive", 1.5, 0.82, 6.0),
+        ("positive", 2.0, 0.7, 5.6),
+    ):
+        settings = {"indicator": indicator, "beta": beta}
+        found = Evaluation("", evaluated(odds, seconds), settings=settings, stages=TASK.stages)
+        found.write(run / "iteration_01" / "evaluations" / f"policy_{indicator}_b{beta:g}.json")
     lineage = {"start": str(run / "pretrain" / "policy"), "episodes": ["demo0"] * 12, "frames": 4321}
     write_json(run / "iteration_01" / "policy" / "config.json", {"identity": "c0ffee", "lineage": lineage})
     report = {
@@ -136,24 +168,12 @@ def finished(tmp_path_factory) -> Path:
         "value": {**report, "problems": [problem]},
         "live": live,
         "rollouts": summarize(attempts["iteration_01"]),
-        "evaluate": {
-            "sft": summarize(attempts["iteration_00"]),
-            "recap": summarize(attempts["iteration_01"]),
-        },
     }
     for name, result in results.items():
         write_json(run / "stages" / f"{name}.json", {"key": "k", "seconds": 61.0, "result": result})
     summary = {
         "config": asdict(QUICK),
         "code_version": "abc123",
-        "policies": results["evaluate"],
-        "comparison": {
-            "success_difference": 0.25,
-            "success_difference_ci95": (0.05, 0.45),
-            "throughput_ratio": 2.17,
-            "failure_ratio": 0.5,
-            "verdict": "The RECAP policy succeeds more often & faster.",
-        },
         "value": {"pretrain": results["pretrain_value"], "recap": results["value"]},
         **{name: results[name] for name in ("live", "demonstrations", "vision", "rollouts")},
         "training": {"sft": {"frames": 900}},
@@ -180,13 +200,20 @@ def test_a_finished_run_shows_its_numbers_and_nothing_is_missing(finished):
     html, shown = report.read_text(), text(report)
     assert report == finished / "report.html"
     assert 'class="missing"' not in html
-    sft = json.loads((finished / "summary.json").read_text())["policies"]["sft"]
+    sft, recap = (Evaluation(n, read_evaluation(finished / n / "eval.json").attempts) for n in
+                  ("iteration_00", "iteration_01"))  # fmt: skip
+    c = compare(sft, recap)
     for wanted in (
-        "The RECAP policy succeeds more often &amp; faster.",
-        f"{100 * sft['success']:.0f} %",
-        f"{sft['throughput_per_hour']:.0f} an hour",
-        "+25.0 points",
-        "2.17 times",
+        "RECAP 1 succeeds more often than SFT.",
+        f"{100 * sft.summary()['success']:.0f} %",
+        f"{sft.summary()['throughput_per_hour']:.0f} an hour",
+        f"+{100 * c['success_difference']:.1f} points",
+        f"{c['throughput_ratio']:.2f} times",
+        "exact McNemar test",
+        "better it is asked to: here it does.",
+        "RECAP 1 asked for positive",
+        "against RECAP",
+        "cloning the best",
         "spearman is 0.345, wanted at least 0.4",
         "50.03 Hz",
         "49.91 Hz",
@@ -201,7 +228,10 @@ def test_a_finished_run_shows_its_numbers_and_nothing_is_missing(finished):
     svg = "".join(
         base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]*)", html)
     )
-    for wanted in ("4.2 mm", "peg center", "a person takes over", "success, median of", "positive →"):
+    for wanted in (
+        *("4.2 mm", "peg center", "a person takes over", "success, median of", "positive →", "guidance β"),
+        *("attempts that passed the stage", "negative", "HG-DAgger", "corrections by a person", "▲"),
+    ):
         assert wanted in svg, wanted
 
 
@@ -223,17 +253,30 @@ def test_the_corrected_live_attempt_is_the_one_shown(finished):
     ("gone", "said"),
     [
         (
-            ["summary.json", "iteration_01/live"],
+            ["summary.json", "iteration_01/live", "iteration_00/eval.json"],
             ["This run is not finished", "Its pictures cannot be read", "No bag of a live attempt is there"],
         ),
         (["episodes"], ["No attempt has been converted"]),
         (
             ["iteration_01/labels.parquet", "iteration_01/values.npz"],
-            ["labels.parquet is not there yet", "values.npz is not there yet", "It has no labels yet"],
+            [
+                "No iteration has labels.parquet yet",
+                "No iteration has values.npz yet",
+                "It has no labels yet",
+            ],
         ),
         (
-            ["iteration_01/eval.json", "iteration_01/bags", "iteration_01/policy"],
-            ["iteration_01/eval.json is not there yet", "No model has been trained yet"],
+            [
+                "iteration_01/eval.json",
+                "iteration_01/evaluations",
+                "iteration_01/bags",
+                "iteration_01/policy",
+            ],
+            [
+                "nothing to compare it with yet",
+                "No model has been trained yet",
+                "own policy of this iteration was not evaluated",
+            ],
         ),
     ],
 )
@@ -253,7 +296,7 @@ def test_what_is_missing_is_named_and_the_rest_still_shown(run, gone, said):
 def test_a_damaged_piece_costs_its_own_part_only(run):
     (run / "iteration_01" / "labels.parquet").write_bytes(b"not parquet")
     shown = text(write_report(run))
-    assert "This part cannot be shown" in shown and "2.17 times" in shown
+    assert "This part cannot be shown" in shown and "exact McNemar test" in shown
 
 
 def test_an_empty_folder_gives_a_report_that_says_so(tmp_path):

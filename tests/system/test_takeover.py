@@ -184,9 +184,7 @@ def test_killed_recorder_leaves_a_readable_bag_and_its_successor_goes_on(policy:
     assert list(bag.messages({topics.JOINT_COMMAND}))[: len(commands)] == commands
     assert not bag.closed_cleanly  # one of its files was cut off
     world.episode("two", Episode.ENDED, Episode.DISCARDED)
-    policy.wait(
-        lambda: BagReader(bags / "two").metadata["recap.outcome"] == "discarded", 30.0, "relabelled"
-    )
+    policy.wait(lambda: BagReader(bags / "two").metadata["recap.outcome"] == "discarded", 30.0, "relabelled")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -390,3 +390,44 @@ def test_the_log_is_bounded_and_tells_every_tick() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="wanted one of slew, clutch"):
         ArbiterSettings(handover="jump")
+
+
+def at_the_console() -> Cell:
+    """A person at a console corrects, on a leader that goes on whatever becomes of the console."""
+    cell = Cell()
+    cell.tick(policy=near(0.0), ticks=5)
+    cell.arbiter.console(cell.now, True)
+    assert cell.arbiter.event(Event.TAKE_OVER, cell.now)
+    for _ in range(50):  # longer than its time-out
+        cell.tick(policy=near(0.0), teleop=near(0.02))
+        cell.arbiter.console(cell.now, True)
+    assert cell.arbiter.mode is Mode.TELEOP
+    return cell
+
+
+def test_a_console_that_falls_silent_in_a_takeover_stops_the_robot_until_a_person_resumes() -> None:
+    cell = at_the_console()
+    cell.tick(policy=near(0.0), teleop=near(0.02), ticks=26)
+    assert cell.arbiter.state is State.STOPPED and cell.arbiter.reason == "console silent"
+    cell.arbiter.console(cell.now, True)
+    cell.tick(policy=near(0.0), teleop=near(0.02), ticks=50)
+    assert cell.arbiter.state is State.STOPPED
+    assert cell.arbiter.event(Event.RESUME, cell.now)
+    cell.tick(policy=near(0.0), ticks=5)
+    assert cell.arbiter.mode is Mode.POLICY
+
+
+def test_a_console_that_has_let_go_may_be_silent() -> None:
+    cell = at_the_console()
+    assert cell.arbiter.event(Event.HAND_BACK, cell.now)
+    cell.arbiter.console(cell.now, False)
+    cell.tick(policy=near(0.0), ticks=100)
+    assert cell.arbiter.mode is Mode.POLICY
+
+
+def test_a_pedal_pressed_by_another_person_needs_no_console() -> None:
+    cell = Cell()
+    cell.arbiter.console(cell.now, True)
+    cell.tick(policy=near(0.0), pedal=False, ticks=5)
+    cell.tick(policy=near(0.0), teleop=near(0.0), pedal=True, ticks=100)
+    assert cell.arbiter.mode is Mode.TELEOP

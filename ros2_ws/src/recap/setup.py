@@ -24,6 +24,7 @@ setup(
     entry_points={
         "console_scripts": [
             "recap = recap.cli:main",
+            "console_node = recap.nodes.console_node:main",
             "attempts_node = recap.nodes.attempts_node:main",
             "lifecycle_manager_node = recap.nodes.lifecycle_manager_node:main",
         ]

@@ -71,9 +71,7 @@ def command_span(collected: Collected, station: Station) -> tuple[int, int]:
     states, commands = collected.joints["state"], collected.joints["command"]
     counts = [sum(len(stream.stamps_ns) for stream in streams) for streams in (states, commands)]
     if min(counts) < 2:
-        raise ConversionError(
-            f"{counts[0]} joint states and {counts[1]} commands, wanted at least 2 of each"
-        )
+        raise ConversionError(f"{counts[0]} joint states and {counts[1]} commands, wanted at least 2 of each")
     for streams, what in ((states, "state"), (commands, "command")):
         known = {int(column) for stream in streams for column in stream.columns}
         missing = [name for k, name in enumerate(station.joint_names) if k not in known]
@@ -82,9 +80,7 @@ def command_span(collected: Collected, station: Station) -> tuple[int, int]:
     return _complete_from(commands), max(int(s.stamps_ns[-1]) for s in commands if len(s.stamps_ns))
 
 
-def to_episode(
-    collected: Collected, attempt: Attempt, station: Station, info: EpisodeInfo
-) -> Episode:
+def to_episode(collected: Collected, attempt: Attempt, station: Station, info: EpisodeInfo) -> Episode:
     """The ticks of one attempt. Raises ConversionError where it has none."""
     states, commands = collected.joints["state"], collected.joints["command"]
     start = max(attempt.start_ns, _complete_from(states), _complete_from(commands))

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from recap_learner.collect import PIXELS, Unusable, image_reader
 from recap_learner.episode_file import ConversionError, Episode
+from recap_learner.messages import PIXELS, Unusable, image_reader
 from recap_station import cdr_scan, topics
 from recap_station.bag_reader import BagReader, FilePlace
 from recap_station.cdr_scan import CdrError
@@ -69,7 +69,7 @@ class EpisodeImages:
 
     def __init__(self, episode: Episode, store: Path):
         self._episode = episode
-        self._reader = BagReader(store / episode.info.bag, check=False)
+        self._reader = BagReader(episode.info.bag_in(store), check=False)
         if episode.info.files and tuple(file.name for file in self._reader.files) != episode.info.files:
             raise ConversionError(f"{self._reader.path}: its files are others than when it was converted")
 

@@ -2,104 +2,24 @@
 
 `Collector.add` takes every message as it comes, with the CDR bytes as they are; nothing is resampled here and
 no image is decoded. A message that cannot be meant (a joint the cell lacks, a NaN, an image of no size or
-without its end) is left out and counted; one whose every message is so is an error. Clocks that jump back are
-found and told; see `_Series.settle`.
+without its end; see `recap_learner.messages`) is left out and counted; one whose every message is so is an
+error. Clocks that jump back are found and told; see `recap_learner.series`.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from recap_station import cdr_scan
-from recap_station.cdr_scan import CdrError, EpisodeEvent, JointStates
+from recap_learner.messages import image_reader, joint_reader, read_event, read_mode, read_stage
+from recap_learner.series import JUMP_S, Series
+from recap_station.cdr_scan import EpisodeEvent
 from recap_station.contract import ContractError, Station
-from recap_station.streams import FLOAT_ARRAY_TYPE, RAW_IMAGE_TYPE, ROLES, TRAJECTORY_TYPE, Stream, Streams
+from recap_station.streams import ROLES, TRAJECTORY_TYPE, Stream, Streams
 
-JUMP_S = 0.1  # stamps that go back further than this are a clock that jumped; less is order of arrival
-OUTLIER_S = 5.0  # a stamp this much farther from its message's receipt than its neighbours' is a damaged one
-TURNS_SHARE = 0.05  # of stamps that jump back: two clocks, not one that jumped
-PIXELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}  # raw encodings that are read → bytes of a pixel
 NOWHERE = (-1, -1, -1, -1)  # place of a message that is in no bag
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_TAIL = 64  # bytes looked at for an image's end: some cameras pad it
-
-# (message, when it was received) → (own stamp in ns, or 0 where it has none; what is kept of it) of each part
-_Read = Callable[[memoryview, int], list[tuple[int, Any]]]
-
-
-class Unusable(ContractError):
-    """A message that is read, and cannot be used. One readable line."""
-
-
-class _Series:
-    """One stream as it arrived: own stamps and times of receipt in ns, and what was kept of each message.
-
-    `latched`: what comes first may be old. `places` are kept of images alone.
-    """
-
-    def __init__(self, stream: Stream, read: _Read, latched: bool = False, placed: bool = False):
-        self.stream = stream
-        self.items: list[Any] = []
-        self.places: list[tuple[int, int, int, int]] = []
-        self.first_reason: ContractError | None = None
-        self._read, self._latched, self._placed = read, latched, placed
-        self._own, self._received = array("q"), array("q")
-        self._left_out: Counter[str] = Counter()
-
-    def add(self, received_ns: int, data: memoryview, place: tuple[int, int, int, int]) -> None:
-        try:
-            parts = self._read(data, received_ns)
-        except (CdrError, Unusable) as error:
-            kind = str(error) if isinstance(error, Unusable) else "a message that cannot be read"
-            self._left_out[kind] += 1
-            self.first_reason = self.first_reason or error
-            return
-        for own, item in parts:
-            self._own.append(own)
-            self._received.append(received_ns)
-            self.items.append(item)
-            if self._placed:
-                self.places.append(place)
-
-    @property
-    def received(self) -> np.ndarray:
-        return np.array(self._received, dtype=np.int64)
-
-    def settle(self) -> tuple[np.ndarray, np.ndarray, list[str], int]:
-        """→ stamps (M,) int64 ns in order of arrival, which stretch of the clock each belongs to (M,), notes,
-        and the number of stretches.
-
-        Stamps are the messages' own, or those of receipt where the stream says so or has no others. A stamp
-        far from its receipt, where its neighbours' are not, is left out (stretch −1). A clock that jumps back
-        by more than JUMP_S begins a new stretch.
-        """
-        received, own = self.received, np.array(self._own, dtype=np.int64)
-        topic, trajectory = self.stream.topic, self.stream.type == TRAJECTORY_TYPE
-        notes = [f"{count} × {kind} on {topic}" for kind, count in self._left_out.items()]
-        by_receipt = self.stream.time == "receive" and not trajectory
-        stamps = received if by_receipt else np.where(own == 0, received, own)
-        kept = np.ones(len(stamps), bool)
-        if not (by_receipt or trajectory or self._latched) and len(stamps) > 2:
-            off = np.pad(stamps - received, 1, mode="edge")
-            usual = np.median(np.stack([off[:-2], off[1:-1], off[2:]]), axis=0)
-            kept = np.abs(off[1:-1] - usual) <= OUTLIER_S * 1e9
-            if not kept.all():
-                notes.append(f"{np.count_nonzero(~kept)} × a stamp that cannot be on {topic}")
-        clock = received[kept] if trajectory else stamps[kept]  # points lie ahead, and are superseded
-        back = np.flatnonzero(np.diff(clock) < -JUMP_S * 1e9) + 1
-        if len(back) > max(1, TURNS_SHARE * len(clock)):
-            notes.append(f"stamps of two clocks take turns on {topic}: times of receipt are used")
-            stamps, back = received, back[:0]
-        stretch = np.full(len(stamps), -1)
-        stretch[kept] = np.searchsorted(back, np.arange(len(clock)), side="right")
-        return stamps, stretch, notes, len(back) + 1
 
 
 @dataclass(frozen=True)
@@ -142,22 +62,22 @@ class Collector:
     def __init__(self, station: Station, streams: Streams):
         self.station, self.streams = station, streams
         self._roles = {
-            role: [_Series(stream, _joint_reader(stream)) for stream in getattr(streams, role)]
+            role: [Series(stream, joint_reader(stream)) for stream in getattr(streams, role)]
             for role in ROLES
         }
         self._cameras = {
-            camera: _Series(stream, image_reader(stream.type), placed=True)
+            camera: Series(stream, image_reader(stream.type), placed=True)
             for camera, stream in streams.images
         }
-        self._modes = _Series(streams.control_mode, _read_mode, latched=True)
-        self._stages = _Series(streams.stage, _read_stage)
-        self._events = _Series(streams.episode, _read_event, latched=True)
-        self._by_topic: dict[str, list[_Series]] = {}
+        self._modes = Series(streams.control_mode, read_mode, latched=True)
+        self._stages = Series(streams.stage, read_stage)
+        self._events = Series(streams.episode, read_event, latched=True)
+        self._by_topic: dict[str, list[Series]] = {}
         for series in self._all():
             self._by_topic.setdefault(series.stream.topic, []).append(series)
         self.topics = tuple(self._by_topic)
 
-    def _all(self) -> list[_Series]:
+    def _all(self) -> list[Series]:
         joints = [series for role in self._roles.values() for series in role]
         return [*joints, *self._cameras.values(), self._modes, self._stages, self._events]
 
@@ -218,7 +138,7 @@ class Collector:
         return 0, 1
 
     def _settled(
-        self, series: _Series, main: int, stretches: int, notes: list[str]
+        self, series: Series, main: int, stretches: int, notes: list[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(stamps, rows) of the messages that count, in order of arrival."""
         stamps, stretch, said, count = series.settle()
@@ -240,42 +160,14 @@ class Collector:
             notes.append(f"the clock of {series.stream.topic} jumps back: {left_out} left out")
         return stamps[rows], rows
 
-    def _ordered(self, series: _Series, main: int, stretches: int, notes: list[str]) -> Any:
+    def _ordered(self, series: Series, main: int, stretches: int, notes: list[str]) -> Any:
         stamps, rows = self._settled(series, main, stretches, notes)
         order = np.argsort(stamps, kind="stable")
         return stamps[order], [series.items[i] for i in rows[order]]
 
 
-# --- joints -------------------------------------------------------------------------------------------
-
-
-def _joint_reader(stream: Stream) -> _Read:
-    if stream.type == FLOAT_ARRAY_TYPE:
-        return lambda data, received_ns: [(0, cdr_scan.float_array(data))]
-    if stream.type == TRAJECTORY_TYPE:
-        return _trajectory_reader(stream)
-    states = JointStates()
-
-    def read(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-        joints = states.read(data)
-        return [(joints.stamp_ns, joints)]
-
-    return read
-
-
-def _trajectory_reader(stream: Stream) -> _Read:
-    def read(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-        stamp, points = cdr_scan.joint_trajectory(data)
-        if not points:
-            raise Unusable("a trajectory without points")
-        begin = received_ns if stamp == 0 or stream.time == "receive" else stamp
-        return [(begin + point.stamp_ns, point) for point in points]
-
-    return read
-
-
 def _joint_streams(
-    series: _Series, stamps: np.ndarray, rows: np.ndarray, station: Station, notes: list[str]
+    series: Series, stamps: np.ndarray, rows: np.ndarray, station: Station, notes: list[str]
 ) -> list[JointStream]:
     """One stream for each set of joints that messages of a topic carry: drivers of two arms may share one.
 
@@ -307,9 +199,7 @@ def _joint_streams(
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             notes.append(f"{np.count_nonzero(~finite)} × a number that is not finite on {topic}")
-        groups.setdefault(tuple(columns), []).append(
-            (stamps[at][finite], values[finite], at[finite])
-        )
+        groups.setdefault(tuple(columns), []).append((stamps[at][finite], values[finite], at[finite]))
     if reason is not None:
         if not groups:
             raise reason
@@ -353,55 +243,3 @@ def _takes_turns(values: np.ndarray) -> bool:
     next_one = np.abs(np.diff(values, axis=0)).max(axis=1)
     after_next = np.abs(values[2:] - values[:-2]).max(axis=1)
     return bool(np.median(next_one) > 0.02 and np.median(next_one) > 5.0 * np.median(after_next))
-
-
-# --- the rest -----------------------------------------------------------------------------------------
-
-
-def image_reader(kind: str) -> _Read:
-    """Judges messages of an image type: raises CdrError or Unusable on one that no tick can have."""
-    return _read_raw if kind == RAW_IMAGE_TYPE else _read_compressed
-
-
-def _read_compressed(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-    picture = cdr_scan.compressed_image(data)
-    end = picture.offset + picture.size
-    start = bytes(data[picture.offset : picture.offset + len(_PNG)])
-    tail = bytes(data[max(picture.offset, end - _TAIL) : end])
-    if not picture.size:
-        raise Unusable("an image without bytes")
-    if start.startswith(_JPEG):
-        whole = _JPEG_END in tail
-    elif start == _PNG:
-        whole = _PNG_END in tail
-    else:
-        raise Unusable("an image that is neither JPEG nor PNG")
-    if not whole:
-        raise Unusable("an image that ends too early")
-    return [(picture.stamp_ns, None)]
-
-
-def _read_raw(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-    picture = cdr_scan.raw_image(data)
-    if picture.encoding not in PIXELS:
-        raise Unusable(f"an image encoded as {picture.encoding[:20]!r}, which is skipped")
-    row = picture.width * PIXELS[picture.encoding]
-    if not picture.width or not picture.height:
-        raise Unusable("an image of no size")
-    if picture.step < row or picture.size < picture.step * picture.height:
-        raise Unusable("an image that ends too early")
-    return [(picture.stamp_ns, None)]
-
-
-def _read_mode(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-    stamp, mode, source = cdr_scan.control_mode(data)
-    return [(stamp, (mode, source))]
-
-
-def _read_stage(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-    return [cdr_scan.stage(data)]
-
-
-def _read_event(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
-    event = cdr_scan.episode_event(data)
-    return [(event.stamp_ns, event)]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recap_station import storage
 from recap_station.contract import Station, Task
 from recap_station.files import replace_file
 from recap_station.streams import Streams
@@ -29,7 +30,7 @@ class EpisodeInfo:
     """What is known of an attempt besides its ticks."""
 
     id: str
-    bag: str  # path of the bag's folder, or of its file, relative to the store
+    bag: str  # where the bag's folder, or its file, is, as seen from the store; see bag_in
     outcome: str  # "success", "failure", "discarded" or "unknown"
     reason: str
     source: str  # "demonstration", "rollout", ...
@@ -40,6 +41,11 @@ class EpisodeInfo:
     damage: str = ""  # what was lost or left out of the recording; empty: nothing
     files: tuple[str, ...] = ()  # of the bag, in order, relative to it: image_at counts in them
     streams: Streams | None = None  # where its columns come from, with types; None: the station's defaults
+    made_of: str = ""  # the bag's files as they were (recap_station.storage.version); empty: not known
+
+    def bag_in(self, store: Path) -> Path:
+        """The bag of an episode of `store`."""
+        return storage.place_in(store, self.bag)
 
     @property
     def success(self) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from recap_learner.episodes import Episode, load_episode, read_images
+from recap_learner.judgements import read_judgements
 from recap_learner.samples import HORIZON, frame_ticks
 from recap_learner.store import load_judged
 from recap_policy.checkpoint import load_vision, vision_identity
@@ -32,7 +33,8 @@ class Frames:
     """Frames of many episodes, in memory. F frames, C cameras, P tokens of width W, D joints.
 
     tokens (F, C, P, W) float16; state (F, D) float32; episode (F,) int index into `episodes`;
-    tick (F,) int64; tower: identity of the vision tower that made the tokens.
+    tick (F,) int64; tower: identity of the vision tower that made the tokens; failed_at: episode id → tick at
+    which a person marked the attempt as lost.
     """
 
     episodes: list[Episode]
@@ -41,6 +43,7 @@ class Frames:
     state: np.ndarray
     episode: np.ndarray
     tick: np.ndarray
+    failed_at: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tick)
@@ -58,10 +61,7 @@ class Frames:
     def per_tick(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """Pick from episode id → (T, ...) columns the rows of all frames → (F, ...)."""
         return np.array(
-            [
-                columns[self.episodes[e].info.id][t]
-                for e, t in zip(self.episode, self.tick, strict=True)
-            ]
+            [columns[self.episodes[e].info.id][t] for e, t in zip(self.episode, self.tick, strict=True)]
         )
 
     def chunks(self) -> np.ndarray:
@@ -121,6 +121,12 @@ def load_frames(
         state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
         episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
         tick=np.concatenate(ticks),
+        failed_at={
+            name: said.failed_tick
+            for store in {file.parent for file in files}
+            for name, said in read_judgements(store).items()
+            if said.failed_tick is not None
+        },
     )
 
 
@@ -149,7 +155,7 @@ def _encode_shard(files: list[str]) -> int:
         file = Path(name)
         episode = load_episode(file)
         ticks = frame_ticks(episode)
-        bag = file.parent / episode.info.bag
+        bag = episode.info.bag_in(file.parent)
         by_camera = []
         for camera in episode.info.station.camera_names:
             wanted = episode.image[camera][ticks]

@@ -45,7 +45,7 @@ class ImageTable:
 
 def locate_images(episode: Episode, store: Path) -> dict[str, ImageTable]:
     """Camera → its images. Raises ConversionError where images that the episode needs are missing."""
-    bag = store / episode.info.bag
+    bag = episode.info.bag_in(store)
     files = tuple(bag if bag.is_file() else bag / name for name in episode.info.files)
     here = bool(files) and all(file.suffix == ".mcap" and file.is_file() for file in files)
     tables = {}

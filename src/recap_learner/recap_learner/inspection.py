@@ -152,13 +152,13 @@ def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[Epi
     streams: dict[str, StreamReport] = {}
     brightness: dict[str, float] = {}
     try:
-        stamps, sums = _read_stamps(episode, folder / episode.info.bag)
+        stamps, sums = _read_stamps(episode, episode.info.bag_in(folder))
         streams = {stream: _stream(times) for stream, times in stamps.items() if len(times)}
         found += [Finding(kind, name, text) for kind, text in check_streams(episode, streams, limits)]
         for camera, seen in sums.items():
             if text := frozen(episode, stamps[_streams(episode).image(camera).topic][:, 0], seen, limits):
                 found.append(Finding("frozen", name, f"{camera}: {text}"))
-        brightness = _brightness(episode, folder / episode.info.bag, limits.pictures)
+        brightness = _brightness(episode, episode.info.bag_in(folder), limits.pictures)
     except (ConversionError, ContractError, OSError, struct.error) as error:
         found.append(Finding("unreadable", name, str(error)))
     found += [

@@ -1,6 +1,7 @@
 """The steps of one round of learning: bags → frames → value → labels → policy, files in one folder.
 
 <folder>/value/            the value function
+<folder>/value.json        its report on held-out episodes, and the gates that it fails
 <folder>/values.npz        V of every tick of every episode, each by a model that had not seen it
 <folder>/labels.parquet    indicator of every tick
 <folder>/policy/           the policy
@@ -8,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,26 @@ import pyarrow.parquet as pq
 
 from recap_learner.arms import Arm, Judged
 from recap_learner.arms.base import POSITIVE
+from recap_learner.cotraining import CoTraining
 from recap_learner.episodes import Episode, EpisodeInfo, convert_bags, read_info
 from recap_learner.frames import Frames, load_frames
-from recap_learner.labels import EpisodeValues, LabelRule, label, save_labels
+from recap_learner.gates import Gates
+from recap_learner.labels import (
+    FILE,
+    EpisodeValues,
+    LabelRule,
+    label,
+    save_labels,
+    save_to_store,
+)
 from recap_learner.policy_training import RECAP, PolicyTraining, train_policy
 from recap_learner.returns import Normalizer, monte_carlo_returns
 from recap_learner.store import Store
 from recap_learner.training import Progress
-from recap_learner.value_training import ValueTraining, normalizer, train_value
-from recap_station.files import replace_file
+from recap_learner.value_data import check_outcomes, normalizers
+from recap_learner.value_file import load_values, save_values
+from recap_learner.value_training import ValueTraining, train_value
+from recap_station.files import write_json
 
 
 def convert(
@@ -61,7 +73,7 @@ def open_frames(
         if to_learn and not counts["success"]:
             raise ValueError(
                 f"task {task}: none of {counts['attempts']} attempts succeeded, wanted some: values would "
-                "say nothing and every label be a guess; record better ones or mend outcomes by ./recap label"
+                "say nothing, every label be a guess; record better ones, or mend outcomes by ./recap label"
             )
     return frames
 
@@ -93,54 +105,79 @@ def fit_value(
     how: ValueTraining,
     seed: int,
     progress: Progress | None = None,
+    *,
+    fresh: Callable[[Episode], bool] | None = None,
+    cotraining: CoTraining | None = None,
 ) -> dict[str, Any]:
-    """Train the value function of this round → its report. The held-out values of all ticks are saved."""
+    """Train the value function of this round → its report. The values of all ticks are saved.
+
+    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s.
+    Raises GateError where it fails how.gates, on all tasks together or on one, after everything is saved, the
+    report as <folder>/value.json too.
+    """
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
-    values, report = train_value(frames, folder / "value", start, how, seed, lineage, progress)
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, **values)  # type: ignore[arg-type]
-
-    replace_file(folder / "values.npz", save)
-    return {**report.to_dict(), "problems": report.problems()}
+    made = train_value(
+        frames, folder / "value", start, how, seed, lineage, progress, fresh=fresh, cotraining=cotraining
+    )
+    save_values(folder / "values.npz", made.values, made.failed, made.norms)
+    several = made.by_task if len(made.by_task) > 1 else {}
+    limits = how.gates or Gates()
+    found = {
+        **made.report.to_dict(),
+        "problems": made.report.problems(limits),
+        "unmeasured": made.report.unmeasured(),
+        "by_task": {
+            task: {**report.to_dict(), "problems": report.problems(limits)}
+            for task, report in several.items()
+        },
+    }
+    write_json(folder / "value.json", found)
+    if how.gates is not None:
+        made.report.check(how.gates, f"the value function in {folder}")
+        for task, report in several.items():
+            report.check(how.gates, f"the value function in {folder}, on {task},")
+    return found
 
 
 def make_labels(
     frames: Frames,
     folder: Path,
-    rule: LabelRule,
+    rule: LabelRule | Mapping[str, LabelRule],
     judged_by: Callable[[EpisodeInfo], bool],
     store: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
-    judged_by: the episodes whose autonomous frames the threshold is a quantile of. store: where
-    each episode gets its labels under the tag `folder.name` too, for the loader, exports and whoever looks.
+    rule: of all tasks, or by task. judged_by: the episodes whose autonomous frames a task's threshold is a
+    quantile of. store: where each episode gets its labels under the tag `folder.name` too, for the loader,
+    exports and whoever looks. Raises ValueError on an episode without a value, and as `label_ticks`.
     """
-    values = np.load(folder / "values.npz")
+    check_outcomes(frames.episodes)
+    values, failed, norms = load_values(folder / "values.npz")
+    if missing := [e.info.id for e in frames.episodes if e.info.id not in values]:
+        raise ValueError(
+            f"{folder / 'values.npz'}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
+            "the value function on them too"
+        )
     episodes = [
-        EpisodeValues(e.info.id, values[e.info.id], e.info.success, e.correction, judged_by(e.info))
+        EpisodeValues(
+            e.info.id,
+            values[e.info.id],
+            e.info.success,
+            e.correction,
+            judged_by(e.info),
+            e.info.task.name,
+            failed.get(e.info.id),
+            frames.failed_at.get(e.info.id, -1),
+            e.info.source,
+        )
         for e in frames.episodes
     ]
-    labels = label(episodes, normalizer(frames), rule)
-    save_labels(labels, folder / "labels.parquet", _data(frames))
+    labels = label(episodes, norms or normalizers(frames), rule)
+    save_labels(labels, folder / FILE, _data(frames))
     if store is not None:
-        about = {"rule": asdict(rule), "threshold": labels.threshold, "run": str(folder)}
-        for name, columns in labels.by_episode().items():
-            Store(store).save_labels(folder.name, name, columns, about)
-    by_source: dict[str, list[np.ndarray]] = {}
-    for e in frames.episodes:
-        by_source.setdefault(e.info.source, []).append(labels.indicator[e.info.id])
-    forced = np.concatenate(list(labels.forced.values()))
-    natural = np.concatenate([labels.advantage[n][f] > labels.threshold for n, f in labels.forced.items()])
-    return {
-        "threshold": labels.threshold,
-        "positive": labels.positive_fraction,
-        "positive_by_source": {k: float(np.mean(np.concatenate(v))) for k, v in by_source.items()},
-        "forced": float(forced.mean()),
-        "forced_that_would_be_negative": float(1 - natural.mean()) if len(natural) else None,
-    }
+        save_to_store(labels, Store(store), folder.name, {"run": str(folder)})
+    return labels.summary()
 
 
 def fit_policy(

@@ -15,15 +15,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recap_station import storage
 from recap_station.files import to_disk
 
 LOG = "judgements.jsonl"
+_TRIES = 20  # for a log in an object store that others write to as well
 OUTCOMES = ("success", "failure", "discarded")
 _WANTED: dict[str, dict[str, type]] = {
     "outcome": {"outcome": str},
@@ -130,7 +133,7 @@ def check(entry: Mapping[str, Any]) -> None:
 
 def read_judgements(store: Path) -> dict[str, Judgement]:
     """What stands in a store's log. Raises JudgementError, naming the line, where one cannot be read."""
-    return replay(read_log(store / LOG))
+    return replay(read_log(storage.path(store) / LOG))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -139,6 +142,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
+    return _read(data, path)
+
+
+def _read(data: bytes, path: Path | storage.RemotePath) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
         try:
@@ -152,8 +159,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def say(store: Path, who: str, episode: str, kind: str, **what: Any) -> dict[str, Any]:
     """Append one entry, on disk when this returns → the entry. Raises JudgementError, OSError."""
-    with _Log(store / LOG) as log:
-        return log.append(who, episode, kind, what)
+    return _change(store, lambda log: log.append(who, episode, kind, what))
 
 
 def undo(store: Path, who: str, episode: str) -> dict[str, Any]:
@@ -161,12 +167,26 @@ def undo(store: Path, who: str, episode: str) -> dict[str, Any]:
 
     Raises JudgementError where there is none.
     """
-    with _Log(store / LOG) as log:
+
+    def take_back(log: _Log | _RemoteLog) -> dict[str, Any]:
         judgement = replay(log.entries).get(episode, Judgement())
         if judgement.last is None:
             raise JudgementError(f"episode {episode!r}: nothing was said of it that could be undone")
         log.append(who, episode, "undo", {"of": judgement.last})
         return next(entry for entry in judgement.log if entry["id"] == judgement.last)
+
+    return _change(store, take_back)
+
+
+def _change(store: Path, change: Callable[[_Log | _RemoteLog], dict[str, Any]]) -> dict[str, Any]:
+    path = storage.path(store) / LOG
+    if not isinstance(path, storage.RemotePath):
+        with _Log(path) as log:
+            return change(log)
+    for _ in range(_TRIES):
+        with suppress(_OvertakenError):
+            return change(_RemoteLog(path))
+    raise OSError(f"{path}: others write to it all the time; nothing was recorded")
 
 
 class _Log:
@@ -189,20 +209,51 @@ class _Log:
         self._file.close()
 
     def append(self, who: str, episode: str, kind: str, what: Mapping[str, Any]) -> dict[str, Any]:
-        when = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        number = self.entries[-1]["id"] + 1 if self.entries else 1
-        entry = {"id": number, "when": when, "who": who, "episode": episode, "kind": kind, **what}
-        check(entry)
+        entry = _entry(self.entries, who, episode, kind, what)
         whole = os.fstat(self._file.fileno()).st_size
         data = self._path.read_bytes()
         if (end := data.rfind(b"\n") + 1) != whole:
             self._file.truncate(end)
-        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        line = _line(entry)
         if self._file.write(line) != len(line):
             raise OSError(f"{self._path}: the disk took only a part of the entry; it was not recorded")
         os.fsync(self._file.fileno())
         self.entries.append(entry)
         return entry
+
+
+class _RemoteLog:
+    """The log in an object store: put anew with a line more, in place of the version that was read alone."""
+
+    def __init__(self, path: storage.RemotePath):
+        self._path = path
+        data, self._version = path.read_versioned()
+        self._data = data[: data.rfind(b"\n") + 1]
+        self.entries = _read(self._data, path)
+
+    def append(self, who: str, episode: str, kind: str, what: Mapping[str, Any]) -> dict[str, Any]:
+        entry = _entry(self.entries, who, episode, kind, what)
+        if not self._path.replace_if(self._data + _line(entry), self._version):
+            raise _OvertakenError
+        return entry
+
+
+class _OvertakenError(Exception):
+    """Another wrote between reading and writing."""
+
+
+def _entry(
+    entries: list[dict[str, Any]], who: str, episode: str, kind: str, what: Mapping[str, Any]
+) -> dict[str, Any]:
+    when = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    number = entries[-1]["id"] + 1 if entries else 1
+    entry = {"id": number, "when": when, "who": who, "episode": episode, "kind": kind, **what}
+    check(entry)
+    return entry
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
 
 
 def _of_episode(log: list[dict[str, Any]]) -> Judgement:
@@ -215,9 +266,7 @@ def _of_episode(log: list[dict[str, Any]]) -> Judgement:
         if entry["kind"] == "outcome":
             judgement = replace(judgement, outcome=entry["outcome"], reason=str(entry.get("reason", "")))
         elif entry["kind"] == "criterion":
-            judgement = replace(
-                judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]}
-            )
+            judgement = replace(judgement, criteria={**judgement.criteria, entry["name"]: entry["met"]})
         elif entry["kind"] == "stage":
             stages[entry["stage"]] = entry["tick"]
         elif entry["kind"] == "failed":

@@ -1,158 +1,201 @@
-"""From advantages to the indicator: per-task thresholds, forced positives, sidecar columns.
+"""Label sidecars: one Parquet file a labelling run, a row for each tick, and labels made anew from one.
 
-Labels never touch the episodes: each labelling run writes one Parquet file under its tag, so another
-threshold relabels without moving data or running a model.
+Beside the labels it holds all that they were made from, so that another fraction, lookahead, threshold or
+C_fail needs neither the episodes nor a model:
+
+    columns   episode, tick, value, advantage, indicator, forced, correction; where they are known failure,
+              failure_value (`returns.renormalize`'s two)
+    metadata  recap.labels: rule, threshold, whole_threshold; rules, thresholds, normalizers by task; lineage.
+              recap.episodes: of each episode task, source, success, sets_threshold, failed_at
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap_learner.returns import Normalizer, n_step_advantages
+from recap_learner.labelling import LabelRule, Labels, label, label_ticks
+from recap_learner.returns import Normalizer
+from recap_learner.store import Store
+from recap_learner.ticks import EpisodeValues, Ticks
 from recap_station.files import replace_file
 
-
-@dataclass(frozen=True)
-class LabelRule:
-    """How frames become positive.
-
-    lookahead: N of the advantage in ticks (paper, post-training: 50 = 1 s; pre-training: the whole
-    episode, given as 0). positive_fraction: share of the threshold's frames that lie above it (paper:
-    0.4 of the iteration's autonomous frames, 0.3 of demonstrations in pre-training, 0.1 where
-    demonstrations are good but slow). whole_episode_quantile: if set, a frame must also lie above
-    this quantile of the whole-episode advantage: speed is judged among frames that the outcome does
-    not condemn (our addition; failures often show later than N).
-    """
-
-    lookahead: int = 50
-    positive_fraction: float = 0.4
-    whole_episode_quantile: float | None = None
+FILE = "labels.parquet"
+__all__ = [
+    "FILE", "EpisodeValues", "LabelRule", "Labels", "as_judged", "label", "load_indicator", "load_ticks",
+    "relabel", "save_labels", "save_to_store",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class EpisodeValues:
-    """What labelling needs of one episode. values: (T,) normalised; correction: (T,) bool."""
-
-    episode: str
-    values: np.ndarray
-    success: bool
-    correction: np.ndarray
-    sets_threshold: bool  # its autonomous frames are those the threshold is a quantile of
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Indicator of every tick of every episode, with what it was made from."""
-
-    rule: LabelRule
-    threshold: float
-    whole_threshold: float | None
-    indicator: dict[str, np.ndarray]  # episode → (T,) bool
-    advantage: dict[str, np.ndarray]  # episode → (T,) float32
-    value: dict[str, np.ndarray]
-    forced: dict[str, np.ndarray]
-
-    def by_episode(self) -> dict[str, dict[str, np.ndarray]]:
-        """Episode → column → (T,), as `Store.save_labels` takes them."""
-        names = ("value", "advantage", "indicator", "forced")
-        return {e: {name: getattr(self, name)[e] for name in names} for e in self.indicator}
-
-    @property
-    def positive_fraction(self) -> float:
-        return float(np.mean(np.concatenate(list(self.indicator.values()))))
-
-
-def label(episodes: Sequence[EpisodeValues], norm: Normalizer, rule: LabelRule) -> Labels:
-    """I_t = [A_t > ε_ℓ], with ε_ℓ the task's quantile (eq. 3 and section IV-B); corrections are True.
-
-    A frame of a failure whose lookahead reaches its end is negative: the return there is −C_fail whatever
-    came before, so that a value which rightly expected worse would call failing good news.
-    All episodes belong to one task. Raises ValueError if no frame can set the threshold.
-    """
-    advantage: dict[str, np.ndarray] = {}
-    whole: dict[str, np.ndarray] = {}
-    for episode in episodes:
-        whole[episode.episode] = n_step_advantages(
-            episode.values, episode.success, len(episode.values), norm
-        )
-        advantage[episode.episode] = (
-            n_step_advantages(episode.values, episode.success, rule.lookahead, norm, episode.correction)
-            if rule.lookahead
-            else whole[episode.episode]
-        )
-    judged = [e for e in episodes if e.sets_threshold]
-    whole_threshold = None
-    if rule.whole_episode_quantile is not None:
-        whole_threshold = float(np.quantile(_autonomous(judged, whole), rule.whole_episode_quantile))
-    allowed: dict[str, np.ndarray] = {}
-    for episode in episodes:
-        may = np.ones(len(episode.values), bool)
-        if whole_threshold is not None:
-            may &= whole[episode.episode] > whole_threshold
-        if not episode.success:
-            may[-(rule.lookahead or 1) :] = False
-        allowed[episode.episode] = may
-    threshold = _threshold(
-        _autonomous(judged, advantage), _autonomous(judged, allowed), rule.positive_fraction
-    )
-    indicator, forced = {}, {}
-    for episode in episodes:
-        name = episode.episode
-        forced[name] = episode.correction.astype(bool)
-        indicator[name] = ((advantage[name] > threshold) & allowed[name]) | forced[name]
-    values = {e.episode: e.values for e in episodes}
-    return Labels(rule, threshold, whole_threshold, indicator, advantage, values, forced)
-
-
-def save_labels(labels: Labels, path: Path, lineage: Mapping[str, object]) -> None:
-    """Write one sidecar: a row per tick with episode, tick, value, advantage, indicator, forced."""
-    names = list(labels.indicator)
-    lengths = [len(labels.indicator[name]) for name in names]
-    table = pa.table(
-        {
-            "episode": pa.array(np.repeat(names, lengths)).dictionary_encode(),
-            "tick": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
-            "value": np.concatenate([labels.value[name] for name in names]).astype(np.float32),
-            "advantage": np.concatenate([labels.advantage[name] for name in names]),
-            "indicator": np.concatenate([labels.indicator[name] for name in names]),
-            "forced": np.concatenate([labels.forced[name] for name in names]),
-        }
-    )
+def save_labels(labels: Labels, path: Path, lineage: Mapping[str, Any]) -> None:
+    """Write one sidecar, in one step."""
+    ticks = labels.ticks
+    number = np.repeat(np.arange(len(ticks.episode), dtype=np.int32), ticks.lengths)
+    columns: dict[str, Any] = {
+        "episode": pa.DictionaryArray.from_arrays(number, pa.array(ticks.episode)),
+        "tick": (np.arange(ticks.starts[-1]) - ticks.spread(ticks.starts[:-1])).astype(np.int32),
+        "value": labels.flat["value"].astype(np.float32),
+        **{name: labels.flat[name] for name in ("advantage", "indicator", "forced")},
+        "correction": ticks.correction,
+    }
+    if ticks.failed is not None:
+        columns |= {"failure": ticks.failed[:, 0], "failure_value": ticks.failed[:, 1]}
     about = {
         "rule": asdict(labels.rule),
-        "threshold": labels.threshold,
+        "threshold": _plain(labels.threshold),
         "whole_threshold": labels.whole_threshold,
+        "rules": {task: asdict(rule) for task, rule in labels.rules.items()},
+        "thresholds": {
+            task: {"advantage": _plain(t.advantage), "whole": t.whole}
+            for task, t in labels.thresholds.items()
+        },
+        "normalizers": {task: norm.to_dict() for task, norm in ticks.norms.items()},
         **lineage,
     }
-    table = table.replace_schema_metadata({"recap.labels": json.dumps(about)})
-    replace_file(path, lambda temporary: pq.write_table(table, temporary))
+    episodes = {
+        "task": ticks.task,
+        "source": ticks.source,
+        "success": ticks.success.tolist(),
+        "sets_threshold": ticks.sets_threshold.tolist(),
+        "failed_at": ticks.failed_at.tolist(),
+    }
+    table = pa.table(columns).replace_schema_metadata(
+        {"recap.labels": json.dumps(about), "recap.episodes": json.dumps(episodes)}
+    )
+    replace_file(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 def load_indicator(path: Path) -> dict[str, np.ndarray]:
     """Read back episode → (T,) bool from a label sidecar."""
     table = pq.read_table(path, columns=["episode", "indicator"])
-    names = np.asarray(table["episode"].to_pylist())
-    indicator = table["indicator"].to_numpy()
-    return {name: indicator[names == name] for name in dict.fromkeys(names.tolist())}
+    names, starts = _episodes(table["episode"])
+    parts = np.split(table["indicator"].to_numpy(), starts[1:-1])
+    return dict(zip(names, parts, strict=True))
 
 
-def _autonomous(episodes: Sequence[EpisodeValues], column: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A column over all frames of `episodes` that no person commanded, end to end."""
-    frames = [column[e.episode][~e.correction.astype(bool)] for e in episodes]
-    pooled = np.concatenate(frames) if frames else np.empty(0)
-    if not len(pooled):
-        raise ValueError("no autonomous frame to set the threshold from")
-    return pooled
+def load_ticks(path: Path) -> tuple[Ticks, dict[str, LabelRule], dict[str, Any]]:
+    """What labels were made from, their rules by task, and all that is said about them.
+
+    Raises ValueError where the file is no sidecar, or one of before it kept that.
+    """
+    try:
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        about, of = json.loads(metadata[b"recap.labels"]), json.loads(metadata[b"recap.episodes"])
+        norms = {task: Normalizer(**norm) for task, norm in about["normalizers"].items()}
+        rules = {task: LabelRule(**rule) for task, rule in about["rules"].items()}
+        names, starts = _episodes(table["episode"])
+        failed = None
+        if "failure" in table.column_names:
+            failed = np.stack([table["failure"].to_numpy(), table["failure_value"].to_numpy()], 1)
+        ticks = Ticks(
+            tuple(names), tuple(of["task"]), tuple(of["source"]), np.array(of["success"], bool),
+            np.array(of["sets_threshold"], bool), np.array(of["failed_at"], np.int64), starts,
+            table["value"].to_numpy(), table["correction"].to_numpy(), failed, norms,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: wanted the labels of a run, found none") from None
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not labels that can be made anew ({type(error).__name__}: {error}): label from the "
+            "run's values once more"
+        ) from error
+    if len(ticks.task) != len(names):
+        raise ValueError(f"{path}: {len(names)} episodes of which {len(ticks.task)} are described")
+    return ticks, rules, about
 
 
-def _threshold(advantage: np.ndarray, allowed: np.ndarray, fraction: float) -> float:
-    """ε such that `fraction` of all frames are allowed and lie above it; as many as there are, if fewer."""
-    share = min(1.0, fraction * len(allowed) / max(1, int(allowed.sum())))
-    return float(np.quantile(advantage[allowed], 1.0 - share)) if allowed.any() else float(np.inf)
+def relabel(
+    path: Path,
+    out: Path,
+    change: Callable[[str, LabelRule], LabelRule],
+    renorm: Callable[[Normalizer], Normalizer] = lambda norm: norm,
+    store: Store | None = None,
+    tag: str = "",
+    task: str = "",
+    progress: Callable[[float, str], None] | None = None,
+) -> tuple[Labels, Labels]:
+    """Labels of sidecar `path` by a changed rule, into sidecar `out` → (before, after). No model is run.
+
+    change: a task's name and rule → its new rule; renorm: of each task's normaliser. task: refused unless
+    the labels are of it. store: takes outcomes and marks of failure as people
+    judge them now, without those discarded since, and gets the labels of each episode under `tag`.
+    Raises what `label_ticks` and `load_ticks` do.
+    """
+    ticks, rules, about = load_ticks(path)
+    if task and task not in rules:
+        raise ValueError(f"{path}: holds no labels of task {task!r}, found {', '.join(sorted(rules))}")
+    before = label_ticks(ticks, rules)
+    if store is not None:
+        ticks = as_judged(ticks, store)
+    ticks = ticks.under({name: renorm(norm) for name, norm in ticks.norms.items()})
+    after = label_ticks(ticks, {name: change(name, rule) for name, rule in rules.items()})
+    made_here = ("rule", "threshold", "whole_threshold", "rules", "thresholds", "normalizers")
+    lineage = {k: v for k, v in about.items() if k not in made_here} | {"relabelled_from": str(path)}
+    save_labels(after, out, lineage)
+    if store is not None:
+        save_to_store(after, store, tag, {"labels": str(out)}, progress)
+    return before, after
+
+
+def save_to_store(
+    labels: Labels,
+    store: Store,
+    tag: str,
+    lineage: Mapping[str, Any],
+    progress: Callable[[float, str], None] | None = None,
+) -> None:
+    """Give each episode its labels under `tag`, for the loader, exports and whoever looks."""
+    parts = labels.by_episode()
+    for index, (name, columns) in enumerate(parts.items()):
+        task = labels.ticks.task[index]
+        threshold = _plain(labels.thresholds[task].advantage)
+        about = {"rule": asdict(labels.rules[task]), "threshold": threshold, **lineage}
+        store.save_labels(tag, name, columns, about)
+        if progress:
+            progress((index + 1) / len(parts), f"{index + 1}/{len(parts)} episodes labelled")
+
+
+def as_judged(ticks: Ticks, store: Store) -> Ticks:
+    """With the outcomes and marks of failure that people have given since, and without what they discarded.
+
+    Raises ValueError where an episode is not in the store, or nothing is left.
+    """
+    entries, said = {e.id: e for e in store.index()[0]}, store.judgements()
+    success, failed_at = ticks.success.copy(), ticks.failed_at.copy()
+    kept = np.ones(len(success), bool)
+    for index, name in enumerate(ticks.episode):
+        if name not in entries:
+            raise ValueError(f"{store.folder}: no episode {name!r}, which the labels are of: give its store")
+        if (judgement := said.get(name)) is None:
+            continue
+        outcome = judgement.outcome_for(json.loads(entries[name].rubric)) or entries[name].outcome
+        kept[index], success[index] = outcome != "discarded", outcome == "success"
+        failed_at[index] = -1 if judgement.failed_tick is None else judgement.failed_tick
+    if not kept.any():
+        raise ValueError(f"{store.folder}: all {len(kept)} labelled episodes were discarded since")
+    return replace(ticks, success=success, failed_at=failed_at).part(kept)[0]
+
+
+def _episodes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Names in order, and where each begins → (E + 1,). A sidecar holds its episodes one after the other."""
+    encoded = column.combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0)
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    number = encoded.indices.to_numpy()
+    changes = np.flatnonzero(np.diff(number)) + 1
+    starts = np.concatenate([[0], changes, [len(number)]]) if len(number) else np.zeros(1, np.int64)
+    return [encoded.dictionary[int(number[s])].as_py() for s in starts[:-1]], starts
+
+
+def _plain(number: float) -> float | None:
+    return number if np.isfinite(number) else None

@@ -213,7 +213,7 @@ def _write_videos(
             video_key=video_key(camera), chunk_index=number // IN_CHUNK, file_index=number % IN_CHUNK
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        images = read_images(folder / episode.info.bag, camera, index[index >= 0], episode.info.streams)
+        images = read_images(episode.info.bag_in(folder), camera, index[index >= 0], episode.info.streams)
         image = next(images, None)
         if image is None:
             raise ExchangeError(f"{episode.info.id}: {camera} has no image")

@@ -148,7 +148,7 @@ def _with_images(
 ) -> Episode:
     """The episode with its images in a bag of their own, numbered from 0 on."""
     station, own = episode.info.station, (folder / RECAP).exists()
-    bag = store / episode.info.bag
+    bag = episode.info.bag_in(store)
     numbered: dict[str, np.ndarray] = {}
     with BagWriter(bag, topics.recorded_topics(station), topics.LATCHED) as writer:
         first = int(episode.time_ns[0])

@@ -13,6 +13,7 @@ import torch
 
 from recap_learner.arms import Arm
 from recap_learner.arms.recap import Recap
+from recap_learner.distributed import crew
 from recap_learner.frames import Frames
 from recap_learner.training import Computation, Progress, Schedule, fit
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
@@ -77,8 +78,12 @@ def train_policy(
     placement = how.prepare(model)
     loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage)
     workbench = out.parent / "training" / out.name
-    log = fit(model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype)
-    save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
+    log = fit(
+        model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how
+    )
+    if crew().first:
+        save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
+    crew().wait()
     return log
 
 
@@ -106,7 +111,7 @@ class PolicyLoss:
         self._weight = _column(weight, np.ones(len(frames), np.float32))
         self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
         self.reference = Reference(model, arm.refresh) if arm.refresh else None
-        self.data_s = self.data_cpu_s = 0.0  # spent on making batches
+        self.data_s = self.data_cpu_s = 0.0
 
     def __call__(
         self, step: int, generator: torch.Generator, rows: slice = slice(None)

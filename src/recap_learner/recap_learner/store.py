@@ -13,7 +13,6 @@ time and nothing else.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 
 from recap_learner.episodes import SUFFIX, ConversionError, Episode, load_episode, save_episode
 from recap_learner.judgements import Judgement, read_judgements
+from recap_station import storage
 from recap_station.files import replace_file
 
 INDEX = "index.parquet"
@@ -63,7 +63,7 @@ class Store:
     """Readers need no lock; writers of one episode, of the index and of the log exclude each other."""
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+        self.folder = storage.path(folder)
 
     def path(self, episode: str) -> Path:
         """Its file. Raises ConversionError for a name that would lie outside the store."""
@@ -75,9 +75,7 @@ class Store:
         """Episode files, sorted by name. Raises FileNotFoundError where there is no such folder."""
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: wanted a folder of episodes, found none")
-        return sorted(
-            p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith(".")
-        )
+        return sorted(p for p in self.folder.glob(f"*{SUFFIX}") if p.is_file() and not p.name.startswith("."))
 
     def index(self) -> tuple[list[Entry], list[str]]:
         """(one entry an episode, sorted; a line for each file that is none). Reads only what changed."""
@@ -168,9 +166,7 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Exclude other writers, in this process and others. The system lets go of it when a process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with storage.excluding(self.folder):
             yield
 
     def _remove_labels(self, episode: str) -> None:
@@ -233,8 +229,8 @@ def judged(episode: Episode, said: Mapping[str, Judgement]) -> Episode:
 
 
 def _summary(file: Path) -> Entry:
+    stat = file.stat()  # before it is read: one which takes its place meanwhile is read anew next time
     with open(file, "rb") as opened:
-        stat = os.fstat(opened.fileno())  # of what is read, whatever takes its place meanwhile
         table = pq.read_table(opened, columns=["correction"])
     metadata = table.schema.metadata or {}
     if b"recap.episode" not in metadata:

@@ -1,8 +1,8 @@
 """One training loop for every model of the stack: AdamW, warm-up and cosine, averaged weights, resumable.
 
-Model-specific files give it a loss; it gives them progress, a log and a safe restart. Weights, gradients,
-AdamW's two moments and the averages are float32, 20 bytes a trained parameter (16 without averages), whatever
-`Computation` says of the passes.
+Model-specific files give it a loss; it gives them progress, curves and a safe restart, in one process or in
+those of torchrun (distributed.py). Weights, gradients, AdamW's two moments and the averages are float32, 20
+bytes a trained parameter (16 without averages), whatever `Computation` says of the passes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from recap_learner.distributed import STRATEGIES, Loss, Spread, whole
+from recap_learner.failures import advice, blame
+from recap_learner.logs import Pace, open_curves
+from recap_learner.saves import Saves, tensors
 from recap_policy.backbone import Backbone
 from recap_policy.device import CHOICES, Placement, RuntimeConfig, resolve
 from recap_policy.expert import ActionExpert
 from recap_station.contract import ContractError
-from recap_station.files import replace_file, write_json
+from recap_station.files import write_json
 
 Progress = Callable[[float, str], None]
 
@@ -57,17 +60,25 @@ class Computation:
     precision: of forward and backward pass, by autocast; "bfloat16" halves the activations and uses a GPU's
     tensor cores. checkpointing: activations are computed again in the backward pass instead of kept
     (arXiv 1604.06174): same gradients, less memory, about a third more time.
+    strategy: of several processes under torchrun, see distributed.py; "auto" is ddp.
+    accumulation: passes that each process makes of its share of a step's batch, one after the other: same
+    gradients, less memory.
     Raises ContractError on unknown words.
     """
 
     device: str = "auto"
     precision: str = "auto"
     checkpointing: bool = False
+    strategy: str = "auto"
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in (("device", CHOICES["device"]), ("precision", CHOICES["dtype"])):
+        words = {"device": CHOICES["device"], "precision": CHOICES["dtype"], "strategy": STRATEGIES}
+        for name, known in words.items():
             if (found := getattr(self, name)) not in known:
                 raise ContractError(f"training: {name} is {found!r}, wanted one of {', '.join(known)}")
+        if self.accumulation < 1:
+            raise ContractError(f"training: accumulation is {self.accumulation}, wanted at least 1")
 
     def prepare(self, model: nn.Module) -> Placement:
         """Move a model where it is trained, in place; what is trained becomes float32, what is frozen keeps
@@ -90,7 +101,8 @@ class Computation:
 
 
 class Stop(Protocol):
-    """Ends a training early. What it remembers is saved and restored with the rest."""
+    """Ends a training early. What it remembers is saved and restored with the rest. It may have `due(step)`,
+    whether it will look at the model then: a sharded one is gathered for it."""
 
     def __call__(self, step: int) -> bool: ...
 
@@ -101,57 +113,65 @@ class Stop(Protocol):
 
 def fit(
     model: nn.Module,
-    loss: Callable[[int, torch.Generator], dict[str, torch.Tensor]],
+    loss: Loss,
     schedule: Schedule,
     seed: int,
     workbench: Path,
     progress: Progress | None = None,
     stop: Stop | None = None,
     precision: torch.dtype = torch.float32,
+    how: Computation | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place → the log, one entry every 20 steps.
 
-    loss(step, generator) gives the batch's losses by name, "loss" the one to minimise; all its
-    randomness comes from the generator and, for dropout, torch's global one, which are both seeded from
-    (seed, step): a run that is killed and started again with the same `workbench` folder goes on from its
-    last save and ends where an unbroken one would. stop(step) may end it early. precision: of the loss's
-    forward and backward pass, by autocast where it is not float32.
+    loss(step, generator, rows) gives mean losses by name over `rows`, a slice of the step's batch, "loss" the
+    one to minimise; its batch and all its randomness come from the generator, drawn for the whole batch
+    whatever the rows. A loss without `rows` does for one process and one pass a step. It may have
+    `name(generator, row)`, what to call a sample of the batch, and `data_s`, seconds it has spent on data.
 
-    Raises FloatingPointError on a gradient that is not finite.
+    Generator and, for dropout, torch's global one are seeded from (seed, step): a run that is killed and
+    started again with the same `workbench` folder goes on from its last save and ends where an unbroken one
+    would. stop(step) may end it early. precision: of forward and backward pass, by autocast where it is not
+    float32. how: strategy and accumulation are read of it.
+
+    Raises FloatingPointError on a loss or gradient that is not finite, naming the sample; the weights and
+    everything else are as they were before that step, and saved. Raises OutOfMemory.
     """
+    how = how or Computation()
+    spread = Spread(model, loss, schedule.batch, how.strategy, how.accumulation, precision)
+    crew = spread.crew
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
     optimizer = torch.optim.AdamW(
         parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.95)
     )
     average = [p.detach().clone() for p in parameters] if schedule.average else []
+    saves = Saves(workbench, crew)
     log: list[dict[str, float]] = []
     first = 0
-    save = workbench / "state.pt"
-    if save.exists():
-        state = torch.load(save, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = [mean.to(device) for mean in state["average"]]
-        first, log = state["step"], json.loads(state["log"])
+    if rest := saves.read(tensors(model, optimizer, average)):
+        first, log = rest["step"], json.loads(rest["log"])
         if stop:
-            stop.load_state_dict(state["stop"])
-        del state
+            stop.load_state_dict(rest["stop"])
+
+    def save(steps: int) -> None:
+        rest = {"log": json.dumps(log), "stop": stop.state_dict() if stop else {}}
+        saves.write(steps, tensors(model, optimizer, average), rest)
+
+    curves = open_curves(workbench) if crew.first else []
+    pace = Pace(loss, schedule.batch)
     started = saved = time.monotonic()
     model.train()
     for step in range(first, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        torch.manual_seed(2**40 + seed * 1_000_003 + step)  # dropout's
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            losses = loss(step, generator)
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"gradient is not finite at step {step}: {losses}")
-        optimizer.step()
+        with advice(how, precision, spread.rows, crew.ranks):
+            losses = spread.backward(step, seed)
+            norm = whole(nn.utils.clip_grad_norm_(parameters, schedule.clip))
+            if not torch.isfinite(norm):
+                save(step)
+                raise FloatingPointError(f"{blame(spread, step, seed)}; the weights before it are saved")
+            optimizer.step()
         if schedule.average:
             # The average starts fresh: early on it follows closely, later slowly.
             decay = min(schedule.average, (step + 1) / (step + 10))
@@ -159,28 +179,31 @@ def fit(
                 for mean, parameter in zip(average, parameters, strict=True):
                     mean.lerp_(parameter, 1.0 - decay)
         if step % 20 == 0 or step == schedule.steps - 1:
-            log.append({"step": step, **{k: float(v.detach()) for k, v in losses.items()}})
-            if progress:
+            log.append({"step": step, **spread.mean(losses)})
+            told = {**log[-1], "learning_rate": schedule.rate(step), "gradient": float(norm), **pace(step)}
+            told.pop("step")
+            for curve in curves:
+                curve.add(step, told)
+            if progress and crew.first:
                 left = (time.monotonic() - started) / (step - first + 1) * (schedule.steps - step - 1)
                 progress((step + 1) / schedule.steps, f"loss {log[-1]['loss']:.4f}, {left:.0f} s left")
-        if stop and stop(step):
-            break
-        if time.monotonic() - saved > schedule.save_every_s:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step + 1,
-                "log": json.dumps(log),
-                "stop": stop.state_dict() if stop else {},
-            }
-            replace_file(save, partial(torch.save, state))
+        if stop and getattr(stop, "due", lambda _: True)(step):
+            with spread.whole():
+                ends = stop(step)
+            if crew.agree(ends):
+                break
+        if crew.agree(time.monotonic() - saved > schedule.save_every_s):
+            save(step + 1)
             saved = time.monotonic()
     if schedule.average:
         with torch.no_grad():
             for parameter, mean in zip(parameters, average, strict=True):
                 parameter.copy_(mean)
+    spread.finish()
     model.eval()
-    write_json(workbench / "log.json", log)
-    save.unlink(missing_ok=True)
+    for curve in curves:
+        curve.close()
+    if crew.first:
+        write_json(workbench / "log.json", log)
+    saves.clear()
     return log

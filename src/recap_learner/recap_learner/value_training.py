@@ -1,4 +1,4 @@
-"""Training V(o, ℓ) on Monte-Carlo returns (eq. 1) and evaluating it at every tick."""
+"""Training V(o, ℓ) on Monte-Carlo returns (eq. 1): cross-fitted, as an ensemble, stopped early, judged."""
 
 from __future__ import annotations
 
@@ -12,40 +12,69 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recap_learner.cotraining import CoTraining
+from recap_learner.distributed import crew
+from recap_learner.episodes import Episode
 from recap_learner.frames import Frames
-from recap_learner.gates import ValueReport, judge_value
+from recap_learner.gates import Gates, ValueReport, judge_value
+from recap_learner.mixture import Mixture, frame_odds
 from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.training import Computation, Progress, Schedule, fit
+from recap_learner.value_data import check_outcomes, check_start, normalizers
+from recap_learner.value_inference import COMBINE, inputs, member, outlook, per_tick
 from recap_policy.checkpoint import load_value, save_value
 from recap_policy.config import value_config
-from recap_policy.prefix import fill_slots, make_tokenizer
+from recap_policy.prefix import make_tokenizer
 from recap_policy.value import ValueModel
 
 
 @dataclass(frozen=True)
 class ValueTraining(Computation):
-    """Folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
-    over-fitted value calls everything average. Early stop on the held-out cross-entropy of each fold.
-    tokenizer: as PolicyTraining's."""
+    """folds: each frame is scored by a model that did not train on its episode (cross-fitting), since an
+    over-fitted value calls everything average. With 1, `held_out` of the episodes are kept back to stop and
+    judge by, and the one model scores all. Early stop on the held-out cross-entropy of each fold. members,
+    combine: an ensemble of so many models a fold, taken as their "mean" or as the "worst", at each frame the
+    one that expects least. mixture: how often frames are drawn. gates: what it must reach on held-out
+    episodes for the run to go on; None: what fails is reported and ends nothing. fail_ratio, fail_rule: of
+    the normaliser, see `returns.Normalizer`. tokenizer: as PolicyTraining's.
+    """
 
     config: str = "value-tiny"
     schedule: Schedule = Schedule(steps=400, batch=256, learning_rate=1e-3, warmup=30, weight_decay=0.05)
     folds: int = 2
+    held_out: float = 0.2
     check_every: int = 50
     patience: int = 3
+    members: int = 1
+    combine: str = "mean"
+    mixture: Mixture = Mixture()
+    gates: Gates | None = None
+    fail_ratio: float = 1.0
+    fail_rule: str = "ordered"
     tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds < 1 or self.members < 1 or not 0 < self.held_out < 1 or self.combine not in COMBINE:
+            raise ValueError(
+                f"value training: {self.folds} folds, {self.members} members by {self.combine!r}, "
+                f"{self.held_out} held out; wanted at least 1 and 1, {' or '.join(COMBINE)}, a share"
+            )
 
     def for_steps(self, steps: int) -> ValueTraining:
         return replace(self, schedule=replace(self.schedule, steps=steps))
 
 
-def normalizer(frames: Frames) -> Normalizer:
-    """The task's normaliser, from its contract. Raises ValueError if the frames are of several tasks."""
-    tasks = {e.info.task.name: e.info for e in frames.episodes}
-    if len(tasks) != 1:
-        raise ValueError(f"wanted episodes of one task, found {sorted(tasks)}")
-    info = next(iter(tasks.values()))
-    return Normalizer(round(info.task.max_episode_s * info.station.control_rate_hz))
+@dataclass(frozen=True)
+class ValueResult:
+    """values: episode id → (T,), held out where they are cross-fitted; failed: (T, 2) likewise, None where
+    the normaliser does not tell failures; report: of all held-out episodes, by_task: of each task's."""
+
+    values: dict[str, np.ndarray]
+    failed: dict[str, np.ndarray] | None
+    norms: dict[str, Normalizer]
+    report: ValueReport
+    by_task: dict[str, ValueReport]
 
 
 def train_value(
@@ -56,71 +85,106 @@ def train_value(
     seed: int,
     lineage: dict[str, Any],
     progress: Progress | None = None,
-) -> tuple[dict[str, np.ndarray], ValueReport]:
-    """Train V on all frames and save it in `out` → (episode id → (T,) values, report), both held out.
+    *,
+    fresh: Callable[[Episode], bool] | None = None,
+    cotraining: CoTraining | None = None,
+) -> ValueResult:
+    """Train V on all frames, of one task or several, and save it in `out`.
 
-    start: the pre-trained value to fine-tune, None for a fresh one. With k folds, k models are trained
-    on the other folds' episodes, score their own, and the first is what is saved for use on the robot.
+    start: the pre-trained value to fine-tune, None for a fresh one; of an ensemble each member starts from
+    its own, and from the first where there are fewer. With k folds, k models are trained on the other folds'
+    episodes, score their own, and the first is what is saved for use on the robot. fresh: which episodes the
+    mixture's fresh share is of. cotraining: a loss beside the value's.
+
+    Raises ValueError on fewer than two episodes, on episodes without an outcome, and on a start of another
+    normaliser.
     """
-    norm = normalizer(frames)
+    norms = normalizers(frames, how.fail_ratio, how.fail_rule)
+    _check(frames, how)
+    if start:
+        check_start(start, norms)
     station = frames.episodes[0].info.station
-    target = _targets(frames, norm)
+    new = np.array([fresh(e) for e in frames.episodes]) if fresh else None
+    target = _targets(frames, norms)
     order = np.random.default_rng(seed).permutation(len(frames.episodes))
     fold_of = np.empty(len(order), dtype=int)
     fold_of[order] = np.arange(len(order)) % how.folds
+    if how.folds == 1:
+        fold_of[order[max(1, round(how.held_out * len(order))) :]] = 1
+    lineage = {**lineage, "normalizers": {task: norm.to_dict() for task, norm in norms.items()}}
     values: dict[str, np.ndarray] = {}
+    failed: dict[str, np.ndarray] = {}
     for fold in range(how.folds):
         held_out = fold_of[frames.episode] == fold
-        model = (
-            load_value(start, station, frames.tower) if start else _fresh(frames, how, seed + fold)
-        )
-        _fit_value(
-            model,
-            frames,
-            target,
-            held_out,
-            how,
-            seed + 17 * fold,
-            out.parent / "training" / f"{out.name}.fold{fold}",
-            _part(progress, fold, how.folds),
-        )
-        values.update(value_per_tick(model, frames.where(held_out)))
+        models = []
+        for index in range(how.members):
+            own = seed + 1009 * index
+            begin = start and (member(start, index) if member(start, index).is_dir() else start)
+            model = (
+                load_value(begin, station, frames.tower)
+                if begin
+                else _fresh(frames, how, own + fold, cotraining.texts if cotraining else [])
+            )
+            name = f"{out.name}.fold{fold}" + (f".member{index}" if index else "")
+            at, count = fold * how.members + index, how.folds * how.members
+            dtype = _fit_value(
+                model, frames, target, held_out, how, own + 17 * fold, out.parent / "training" / name,
+                _part(progress, at, count), new, cotraining,
+            )  # fmt: skip
+            models.append(model)
+        scored = frames.where(held_out) if how.folds > 1 else frames
+        found = outlook(models, scored, how.combine, precision=dtype)
+        values |= per_tick(found.value, scored)
+        failed |= per_tick(found.failed, scored)
         if fold == 0:
             prompts = sorted(set(frames.prompts))
-            save_value(model, out, lineage, station=station, tower=frames.tower, prompts=prompts)
-    report = report_value(values, frames, norm)
-    return values, report
+            for index, model in enumerate(models if crew().first else ()):
+                to = member(out, index)
+                save_value(model, to, lineage, station=station, tower=frames.tower, prompts=prompts)
+    judged = [e for e, fold in zip(frames.episodes, fold_of, strict=True) if fold < how.folds]
+    report, by_task = report_value(values, judged, norms, frames.failed_at)
+    tells = all(norm.tells_failures for norm in norms.values())
+    return ValueResult(values, failed if tells else None, norms, report, by_task)
 
 
-def value_per_tick(model: ValueModel, frames: Frames, batch: int = 512) -> dict[str, np.ndarray]:
-    """V at every tick of every episode with a frame: at the frames by the model, linear in between."""
-    out = []
-    with torch.no_grad():
-        for i in range(0, len(frames), batch):
-            part = frames.where(np.arange(i, min(i + batch, len(frames))))
-            out.append(model.value(**_inputs(part, model)).cpu().numpy())
-    at_frames = np.concatenate(out)
-    values = {}
-    for index in np.unique(frames.episode):
-        rows = frames.episode == index
-        episode = frames.episodes[index]
-        values[episode.info.id] = np.interp(
-            np.arange(len(episode)), frames.tick[rows], at_frames[rows]
-        ).astype(np.float32)
-    return values
+def report_value(
+    values: dict[str, np.ndarray],
+    episodes: list[Episode],
+    norms: dict[str, Normalizer],
+    failed_at: dict[str, int],
+) -> tuple[ValueReport, dict[str, ValueReport]]:
+    """Judge values of episodes that their model had not seen → of all, and by task."""
+
+    def judge(judged: list[Episode]) -> ValueReport:
+        second = round(judged[0].info.station.control_rate_hz)
+        own = [(values[e.info.id], e.info.success, norms[e.info.task.name]) for e in judged]
+        return judge_value(
+            [value for value, _, _ in own],
+            [monte_carlo_returns(len(value), success, norm) for value, success, norm in own],
+            [success for _, success, _ in own],
+            [n_step_advantages(value, success, second, norm) for value, success, norm in own],
+            second,
+            [e.correction for e in judged],
+            [failed_at.get(e.info.id, -1) for e in judged],
+        )
+
+    known = [e for e in episodes if e.info.id in values]
+    of_task = {t: [e for e in known if e.info.task.name == t] for t in norms}
+    return judge(known), {task: judge(own) for task, own in of_task.items() if own}
 
 
-def report_value(values: dict[str, np.ndarray], frames: Frames, norm: Normalizer) -> ValueReport:
-    """Judge values of episodes that their model had not seen."""
-    judged = [e for e in frames.episodes if e.info.id in values]
-    second = round(judged[0].info.station.control_rate_hz)
-    return judge_value(
-        [values[e.info.id] for e in judged],
-        [monte_carlo_returns(len(e), e.info.success, norm) for e in judged],
-        [e.info.success for e in judged],
-        [n_step_advantages(values[e.info.id], e.info.success, second, norm) for e in judged],
-        second,
-    )
+def _check(frames: Frames, how: ValueTraining) -> None:
+    check_outcomes(frames.episodes)
+    count = len(frames.episodes)
+    if count < max(2, how.folds):
+        raise ValueError(
+            f"value training on {count} episode{'s' * (count != 1)} with {how.folds} folds, wanted at least "
+            f"{max(2, how.folds)}: a value is judged on episodes that it has not seen; record more"
+        )
+    without = set(range(count)) - set(frames.episode.tolist())
+    if without:
+        name = frames.episodes[min(without)].info.id
+        raise ValueError(f"{len(without)} episodes have no frame, the first: {name}: leave them out")
 
 
 def _fit_value(
@@ -132,41 +196,67 @@ def _fit_value(
     seed: int,
     workbench: Path,
     progress: Progress | None,
-) -> None:
+    fresh: np.ndarray | None,
+    cotraining: CoTraining | None,
+) -> torch.dtype:
+    """Train in place → the type that the passes were in."""
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     test = test[:: max(1, len(test) // 1500)]
     placement = how.prepare(model)
     target = target.to(placement.device)
+    draw = _draw(frames, train, how, fresh)
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        pick = train[torch.randint(len(train), (how.schedule.batch,), generator=generator).numpy()]
-        logits = model.logits(**_inputs(frames.where(pick), model))
-        return {"loss": F.cross_entropy(logits, model.two_hot(target[pick]))}
+    def loss(step: int, generator: torch.Generator, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+        pick = train[draw(generator)][rows]
+        logits = model.logits(**inputs(frames.where(pick), model))
+        crossed = F.cross_entropy(logits, model.two_hot(target[pick]))
+        if cotraining is None:
+            return {"loss": crossed}
+        beside = cotraining(model, step, generator)
+        return {"loss": crossed + cotraining.weight * beside, "value": crossed, "cotraining": beside}
 
     def held_out_loss() -> float:
-        logits = model.logits(**_inputs(frames.where(test), model))
+        logits = model.logits(**inputs(frames.where(test), model))
         return float(F.cross_entropy(logits, model.two_hot(target[test])))
 
     stop = EarlyStop(model, held_out_loss, how.check_every, how.patience)
-    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype)
+    fit(model, loss, how.schedule, seed, workbench, progress, stop, placement.dtype, how)
     if stop.weights:
         model.load_state_dict(stop.weights)
     model.eval()
+    return placement.dtype
+
+
+def _draw(
+    frames: Frames, train: np.ndarray, how: ValueTraining, fresh: np.ndarray | None
+) -> Callable[[torch.Generator], np.ndarray]:
+    """A batch of places among the training frames, evenly or by the mixture."""
+    count, batch = len(train), how.schedule.batch
+    if how.mixture.even:
+        return lambda generator: torch.randint(count, (batch,), generator=generator).numpy()
+    up_to = np.cumsum(frame_odds(frames.where(train), how.mixture, fresh))
+
+    def drawn(generator: torch.Generator) -> np.ndarray:
+        place = torch.rand(batch, generator=generator, dtype=torch.float64).numpy() * up_to[-1]
+        return np.searchsorted(up_to, place, side="right").clip(max=count - 1)
+
+    return drawn
 
 
 class EarlyStop:
     """A training.Stop that remembers the best weights: those at which `check`, looked at every so many steps
     without dropout, was least. Ends where the last `patience` looks brought nothing better."""
 
-    def __init__(
-        self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int
-    ) -> None:
+    def __init__(self, model: nn.Module, check: Callable[[], float], check_every: int, patience: int) -> None:
         self._model, self._check, self._every, self._patience = model, check, check_every, patience
         self.least, self.bad, self.weights = float("inf"), 0, dict[str, torch.Tensor]()
 
+    def due(self, step: int) -> bool:
+        return (step + 1) % self._every == 0
+
     @torch.no_grad()
     def __call__(self, step: int) -> bool:
-        if (step + 1) % self._every:
+        if not self.due(step):
             return False
         self._model.eval()
         found = self._check()
@@ -185,28 +275,18 @@ class EarlyStop:
         self.least, self.bad, self.weights = state["least"], state["bad"], state["weights"]
 
 
-def _targets(frames: Frames, norm: Normalizer) -> torch.Tensor:
-    returns = {e.info.id: monte_carlo_returns(len(e), e.info.success, norm) for e in frames.episodes}
+def _targets(frames: Frames, norms: dict[str, Normalizer]) -> torch.Tensor:
+    returns = {
+        e.info.id: monte_carlo_returns(len(e), e.info.success, norms[e.info.task.name])
+        for e in frames.episodes
+    }
     return torch.from_numpy(frames.per_tick(returns).astype(np.float32))
 
 
-def _inputs(frames: Frames, model: ValueModel) -> dict[str, Any]:
-    """What the model takes, where it is."""
-    device = model.centres.device
-    features = torch.from_numpy(frames.tokens.astype(np.float32)).to(device)
-    features, camera_mask = fill_slots(features, model.config.prefix.cameras)
-    return {
-        "image_features": features,
-        "state": torch.from_numpy(frames.state).to(device),
-        "prompt": frames.prompts.tolist(),
-        "camera_mask": camera_mask,
-    }
-
-
-def _fresh(frames: Frames, how: ValueTraining, seed: int) -> ValueModel:
+def _fresh(frames: Frames, how: ValueTraining, seed: int, others: list[str]) -> ValueModel:
     torch.manual_seed(seed)
     shape = value_config(how.config)
-    texts = sorted(set(frames.prompts))
+    texts = sorted({*frames.prompts, *others})
     model = ValueModel(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
     model.fit_normalizers(torch.from_numpy(frames.state))
     return model

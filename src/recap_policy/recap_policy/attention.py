@@ -93,7 +93,10 @@ class Attention(nn.Module):
 
 def folded_bias(mask: Tensor, shared: int, like: Tensor) -> Tensor:
     """mask (B, L, S) bool, True where seen → what to add to all scores, (B, 1, shared · L, S)."""
-    bias = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, -torch.inf)
+    where, dtype = like.device.type, like.dtype
+    if torch.is_autocast_enabled(where):  # else every layer would convert it, and keep its copy
+        dtype = torch.get_autocast_dtype(where)
+    bias = torch.zeros(mask.shape, dtype=dtype, device=like.device).masked_fill_(~mask, -torch.inf)
     return bias[:, None].expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
 
 

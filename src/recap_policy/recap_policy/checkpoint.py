@@ -94,9 +94,7 @@ def save_vision(tower: VisionTower, config: VLAConfig, folder: str | Path, linea
     )
 
 
-def load_policy(
-    folder: str | Path, station: Station | None = None, dtype: torch.dtype | None = None
-) -> VLA:
+def load_policy(folder: str | Path, station: Station | None = None, dtype: torch.dtype | None = None) -> VLA:
     """Read a policy, in eval mode, on the CPU. station: the robot it is for, checked when given. dtype: of
     its parameters, converted as they are read; None: as stored. Statistics keep their type.
 

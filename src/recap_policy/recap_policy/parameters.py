@@ -1,6 +1,6 @@
 """How large the named configurations are: parameters per part, counted without memory for any.
 
-    python -m recap_policy.parameters
+python -m recap_policy.parameters
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ids of the own vocabulary, which `tiny` reads; text.py makes them of text.
 
-    the layout's fixed words | bytes | state bins | word slots | FAST codes
+the layout's fixed words | bytes | state bins | word slots | FAST codes
 """
 
 from __future__ import annotations

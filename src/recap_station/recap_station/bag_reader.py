@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 import zstandard
 
+from recap_station import storage
 from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, BagFile, Found, Place, Troubles
 from recap_station.mcap_scan import Scan
 from recap_station.sqlite_scan import MAGIC as SQLITE_MAGIC
@@ -65,7 +66,7 @@ class BagReader:
     """
 
     def __init__(self, path: Path | str, check: bool = True):
-        self.path = Path(path)
+        self.path = Path(storage.path(path))  # of this machine: fetched where it is elsewhere
         self.metadata: dict[str, str] = {}
         self.topics: dict[str, str] = {}
         self._damage: list[str] = []

@@ -22,10 +22,12 @@ import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
+from recap_station import storage
 from recap_station.bag_file import BagError
 from recap_station.bag_metadata import RecordedFile, RecordedTopic, information, offered_qos, to_yaml
 from recap_station.bag_reader import BagReader, bag_files
 from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
+from recap_station.files import replace_file
 from recap_station.mcap_scan import Scan
 from recap_station.reserved_file import ReservedFile
 from recap_station.topics import LATCHED
@@ -219,16 +221,21 @@ def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
 
     A bag whose recorder was killed has no metadata.yaml: it gets one, of what is there. Raises BagError.
     """
-    bag = BagReader(path)
-    if bag.path.is_file():
+    folder = storage.path(path)
+    if folder.is_file():
         raise BagError(f"{path} is a single file: only a bag's folder has metadata that can be changed")
-    described = bag.path / "metadata.yaml"
-    if described.is_file():
-        information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
+    described = folder / "metadata.yaml"
+    if described.is_file() and bag_files(folder):
+        try:
+            information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
+            custom = {**(information.get("custom_data") or {}), **metadata}
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise BagError(f"{described}: not a bag's metadata ({type(error).__name__})") from error
     else:
-        information = _surveyed(bag)
-    information["custom_data"] = {**(information.get("custom_data") or {}), **metadata}
-    _write_described(bag.path, information)
+        with storage.borrowed(folder) as here:
+            information = _surveyed(BagReader(here))
+        custom = {**(information.get("custom_data") or {}), **metadata}
+    _write_described(folder, {**information, "custom_data": custom})
 
 
 def _left_by_another(folder: Path) -> list[Path]:
@@ -241,9 +248,8 @@ def _left_by_another(folder: Path) -> list[Path]:
 
 
 def _write_described(folder: Path, information: Mapping[str, Any]) -> None:
-    temporary = folder / "metadata.yaml.tmp"
-    temporary.write_text(to_yaml({"rosbag2_bagfile_information": information}))
-    temporary.replace(folder / "metadata.yaml")
+    text = to_yaml({"rosbag2_bagfile_information": information})
+    replace_file(folder / "metadata.yaml", lambda temporary: temporary.write_text(text))
 
 
 def _survey(scan: Scan) -> tuple[dict[str, int], RecordedFile]:

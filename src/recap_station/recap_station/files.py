@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recap_station.remote_path import RemotePath
+
 
 def replace_file(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
@@ -15,6 +17,9 @@ def replace_file(path: Path, write: Callable[[Path], Any], lasting: bool = True)
     It is on the disk when this returns, so that not even a power cut leaves less than the old or the new
     file. lasting False: that is not waited for, for what is made anew where it is damaged.
     """
+    if isinstance(path, RemotePath):
+        path.replace_by(write)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -16,6 +16,7 @@ CONTROL_MODE = "control_mode"
 EPISODE = "episode"
 VALUE = "value"
 JOY = "joy"
+CONSOLE_HOLDS = "console/holds"  # whether a person at the console has taken over: silence stops the robot
 LEADER_STATES = "leader/joint_states"
 SIM_TRUTH = "sim/truth"
 

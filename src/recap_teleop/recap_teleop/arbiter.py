@@ -30,6 +30,7 @@ from recap_teleop.settings import ArbiterSettings, Command, Logged
 from recap_teleop.sources import LOCK_KINDS, POLICY, PRIORITY, SOURCES, TELEOP, Lock, LockRow, Source
 
 LOG_TICKS = 3000  # a minute of them
+CONSOLE_SILENT = "console silent"  # reason of the stop
 __all__ = ["Arbiter", "ArbiterSettings", "Command"]
 
 # Whose command a state waits for or follows.
@@ -61,6 +62,7 @@ class Arbiter:
         self._measured_s = -np.inf
         self._now_s = -np.inf
         self._wanted_by = ""  # "pedal", "person" (a service or a key), or nobody
+        self._console_s = np.inf  # when a console that has taken over was last heard
         self._pressed = False
         self._pedal_lost = False
         self._episode = ""
@@ -123,6 +125,12 @@ class Arbiter:
                 self._hand_back()
             else:
                 self._want("pedal")
+
+    def console(self, now_s: float, holds: bool) -> None:
+        """A console's heartbeat: whether a person at it has taken over. While one has, its silence stops
+        the robot until a person resumes, since nobody may be there to correct."""
+        self._advance(now_s)
+        self._console_s = now_s if holds else np.inf
 
     def episode(self, now_s: float, running: bool, identity: str = "") -> None:
         """An episode runs, or has ended. The policy is followed only while one runs, and, where episode
@@ -278,6 +286,11 @@ class Arbiter:
             self._apply(Event.PEDAL_LOST)
             if settings.pedal_style == "toggle":
                 self._apply(Event.STOP)  # a level says what a person wants when it returns; an edge does not
+        if now - self._console_s > settings.console_timeout_s:
+            self._console_s = np.inf
+            if self._wanted_by == "person":
+                self._wanted_by = ""
+                self._apply(Event.STOP, CONSOLE_SILENT)
         if lock := self._latched():
             self._wanted_by = ""
             self._apply(Event.STOP, lock.why(now))

@@ -7,6 +7,7 @@ is slow to notice, waits a while before it concludes that nothing moves, and wor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +15,7 @@ from recap_station.contract import Station, Task
 from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style
 from recap_station.sim.scene import TruthReader
-from recap_station.sim.tasks.handover_insert import (
-    GRASP,
-    HOLE_HALF,
-    PEG_HALF_WIDTH,
-    Scene,
-    left_grasp,
-)
+from recap_station.sim.tasks import sim_task
 
 PROGRESS_M = 0.01  # less than this nearer to the stage's goal is no progress
 
@@ -36,8 +31,8 @@ class OperatorOutput:
 
 @dataclass(frozen=True)
 class Habits:
-    """patience_s: nothing comes nearer for so long → stuck. jam_s: likewise when the peg presses beside the
-    hole. latency_s: from seeing to pressing. settle_s: how long the repair must hold before it lets go.
+    """patience_s: nothing comes nearer for so long → stuck. jam_s: likewise when something presses where it
+    cannot go. latency_s: from seeing to pressing. settle_s: how long the repair must hold before it lets go.
     max_share: of the time limit that it may drive. rest_s: pause between two takeovers."""
 
     patience_s: float = 2.8
@@ -56,6 +51,7 @@ class Operator:
     ) -> None:
         self.task, self.habits = task, habits or Habits()
         self._reader = TruthReader(station, task)
+        self._signs = sim_task(task).signs()
         self._expert = Expert(station, task, style, seed)
         self._seed, self._attempts = seed, 0
         self._step_s = station.step_s
@@ -100,20 +96,17 @@ class Operator:
         self._nearest, self._nearest_at = np.inf, time_s
         self._noticed_at = None
 
-    def _watch(self, scene: Scene, stage: int, time_s: float) -> None:
+    def _watch(self, scene: Any, stage: int, time_s: float) -> None:
         """Note since when the attempt goes wrong, if it does."""
         if stage != self._stage:
             self._stage = stage
             self._nearest, self._nearest_at = np.inf, time_s
-        if (left := _to_go(scene, stage)) < self._nearest - PROGRESS_M:
+        if (left := self._signs.to_go(scene, stage)) < self._nearest - PROGRESS_M:
             self._nearest, self._nearest_at = left, time_s
         self._furthest = max(self._furthest, stage)
-        dropped = stage == 0 and self._furthest > 0
-        patience = self.habits.jam_s if _jammed(scene, stage) else self._patience
-        reason = ""
-        if dropped:
-            reason = "the peg was dropped"
-        elif time_s - self._nearest_at > patience:
+        reason = self._signs.trouble(scene, stage, self._furthest)
+        patience = self.habits.jam_s if self._signs.jammed(scene, stage) else self._patience
+        if not reason and time_s - self._nearest_at > patience:
             reason = f"no progress in stage {self.task.stages[stage]}"
         spent = self._used_s >= self.habits.max_share * self.task.time_limit_s
         if not reason or spent or time_s < self._rest_until:
@@ -129,29 +122,9 @@ class Operator:
         self._repaired_s = 0.0
         self._expert.reset(int(self._rng.integers(2**31)))
 
-    def _repaired(self, scene: Scene, stage: int) -> bool:
-        """The stage that went wrong is behind, and safely so; in the last one, the peg is in the hole."""
+    def _repaired(self, scene: Any, stage: int) -> bool:
         wrong = self._went_wrong_in
-        last = wrong == len(self.task.stages) - 1
-        good = scene.depth > 0.005 if last else stage > wrong and not (stage == 1 and scene.center[2] < 0.06)
+        good = self._signs.repaired(scene, stage, wrong)
         self._repaired_s = self._repaired_s + self._step_s if good else 0.0
-        return self._repaired_s >= (0.0 if last and good else self.habits.settle_s)
-
-
-def _to_go(scene: Scene, stage: int) -> float:
-    """Metres left to the goal of a stage."""
-    if stage == 0:
-        return float(np.linalg.norm(scene.tips[0] - left_grasp(scene)))
-    if stage == 1:
-        return max(0.0, 0.2 - float(scene.center[2]))
-    if stage == 2:
-        reach = float(np.linalg.norm(scene.tips[1] - (scene.center + GRASP * scene.axis)))
-        return reach + (0.07 if scene.held[0] else 0.0) - 0.5 * scene.gaps[0]
-    return float(np.linalg.norm(scene.left_end - scene.mouth)) if scene.depth < 0 else -scene.depth
-
-
-def _jammed(scene: Scene, stage: int) -> bool:
-    """The free end stands at the socket's face, beside the hole."""
-    off = scene.left_end - scene.mouth
-    beside = np.abs(off[1:]).max() > HOLE_HALF - PEG_HALF_WIDTH
-    return bool(stage == 3 and abs(off[0]) < 0.02 and beside)
+        at_once = good and self._signs.repaired_at_once(wrong)
+        return self._repaired_s >= (0.0 if at_once else self.habits.settle_s)

@@ -19,6 +19,7 @@ class ArbiterSettings:
     teleop_timeout_s: float = 0.2
     pedal_timeout_s: float = 0.25
     state_timeout_s: float = 0.25
+    console_timeout_s: float = 0.5  # of a console that has taken over
     episode_timeout_s: float = 2.0  # of an episode control that repeats itself
     fresh_timeout_s: float = 5.0  # how long a hand-back waits for the policy's fresh command
     handover: str = "slew"

@@ -32,7 +32,7 @@ RETRIES = 3  # further tries to start, in a row, before a node is given up
 
 GIVEN_UP = f"{{name}} did not start {RETRIES + 1} times in a row; given up"
 
-Value = bool | str | list[str]
+Value = bool | int | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Argument:
     default: str
     description: str
     choices: tuple[str, ...] = ()
+    whole: bool = False  # a whole number
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -124,6 +125,11 @@ ARGUMENTS = (
     Argument("leader", "", "leader arms: a name in config/leaders, or a path; empty: the station's joints"),
     Argument("leader_drive", "false", "drive the leader to the follower's pose under the policy", BOOLEAN),
     Argument("twist_arms", "", "arms that twists drive, such as left; empty: all"),
+    Argument("console", "true", "the operator's console, in a browser; the start prints its link", BOOLEAN),
+    Argument("console_host", "127.0.0.1", "address it listens on; another than this machine's wants a token"),
+    Argument("console_port", "8090", "its port, or the next free one", whole=True),
+    Argument("episode_dir", "episodes", "folder of converted episodes, for the console's attempts"),
+    Argument("runs_dir", "runs", "folder of learning runs, for the console's progress"),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
 
@@ -134,6 +140,7 @@ _LIGHT = (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"))
 _POLICY = ("checkpoint", "layout", "value_checkpoint", "prompt")
 _PEDAL = ("device=pedal", "keys=pedal_keys", "actions", "input=joy_input")
 _LEADER = ("leader", "drive=leader_drive")
+_CONSOLE = ("host=console_host", "port=console_port", "bag_dir", "episode_dir", "runs_dir")
 _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
@@ -147,6 +154,7 @@ NODES = (
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
     NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY), needs=("arbiter",)),
     NodeSpec("recap_learner", "learner_node", "learner", _CELL),
+    NodeSpec("recap", "console_node", "console", (*_CELL, *_CONSOLE), ("console", "true"), _LIGHT),
     NodeSpec("recap", f"{MANAGER}_node", MANAGER, ("use_sim_time",), (MANAGER, "true"), _LIGHT),
 )
 
@@ -206,7 +214,8 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
         for word in spec.arguments:
             parameter, _, name = word.rpartition("=")
             argument, value = _BY_NAME[name], values[name]
-            typed = value == "true" if argument.choices == BOOLEAN else value
+            typed: Value = value == "true" if argument.choices == BOOLEAN else value
+            typed = int(value) if argument.whole else typed
             (defaults if value == argument.default else given)[parameter or name] = typed
         if spec.name == MANAGER:
             defaults["nodes"] = managed(chosen)
@@ -250,6 +259,8 @@ def _chosen(values: Mapping[str, str]) -> list[NodeSpec]:
 def _checked(argument: Argument, value: str) -> str:
     if argument.choices and value not in argument.spellings:
         raise UsageError(f"{argument.name}: wanted {' or '.join(argument.choices)}, found {value!r}")
+    if argument.whole and not value.isdecimal():
+        raise UsageError(f"{argument.name}: wanted a whole number, found {value!r}")
     return value.lower() if argument.choices == BOOLEAN else value
 
 

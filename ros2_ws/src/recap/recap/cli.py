@@ -18,14 +18,17 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import TyperException
 
+from recap.eval_verb import evaluate
 from recap.exchange_verbs import export_app, import_app
 from recap.iterate_verb import iterate
 from recap.label_verb import label_app
-from recap.output import Json
+from recap.output import Json, Ray, Workers
 from recap.output import bar as _bar
 from recap.output import console as _console
 from recap.output import tell as _tell
-from recap_policy.chunks import EXECUTE_STEPS
+from recap.plan_verb import plan
+from recap.relabel_verb import relabel
+from recap.report_verb import report
 
 app = typer.Typer(
     name="recap",
@@ -38,7 +41,11 @@ app = typer.Typer(
 app.add_typer(label_app, name="label")
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
+app.command()(relabel)
+app.command()(plan)
 app.command()(iterate)
+app.command(name="eval")(evaluate)
+app.command(name="report")(report)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
@@ -224,16 +231,18 @@ def convert(
         str, typer.Option(help="Cell that bags of other recorders are of: a name, or a path to a YAML.")
     ] = "",
     task: Annotated[str, typer.Option(help="Their task, with --station: a name, or a path to a YAML.")] = "",
-    workers: Annotated[int, typer.Option(min=1, help="Processes to convert in.")] = 1,
+    workers: Workers = 1,
+    ray: Ray = "",
     as_json: Json = False,
 ) -> None:
     """Make episodes of bags: one row per 50 Hz tick, who commanded, which image.
 
     Bags are not changed. One that cannot be used is named with the reason; the others are converted. A
     damaged one is converted as far as it goes, and says what it lost. MCAP and sqlite3, of any recorder: with
-    --station, whose `streams:` say which topics are meant.
+    --station, whose `streams:` say which topics are meant. Bags and store may be at s3:// (docs/bags.md).
 
-    Example: `./recap convert bags --store episodes`, or `./recap convert log.mcap --station my_cell.yaml`
+    Example: `./recap convert bags --store episodes`, or `./recap convert log.mcap --station my_cell.yaml`,
+    or `./recap convert s3://lab/bags --store s3://lab/episodes --ray auto`
     """
     from recap.bringup import UsageError
     from recap_learner.episodes import convert_bags, load_cell, read_info
@@ -242,7 +251,7 @@ def convert(
         raise UsageError("--task: wanted --station too")
     cell = load_cell(station, task) if station else None
     with _bar("Episodes", as_json) as report:
-        files, problems = convert_bags(bags, store, report, cell, workers, unknown=True)
+        files, problems = convert_bags(bags, store, report, cell, workers, unknown=True, ray=ray)
     for problem in problems:
         print(f"recap: {problem}", file=sys.stderr)
     damaged, unjudged = {}, []
@@ -277,51 +286,12 @@ def inspect(
     Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
     """
     from recap import store_verbs
+    from recap_station import storage
 
+    store = storage.path(store)
     with _bar("Episodes", as_json) as report:
         code = store_verbs.inspect(store, html or store / "inspection.html", fail_on, as_json, report)
     raise typer.Exit(code)
-
-
-@app.command(name="eval")
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of the policy.")],
-    attempts: Annotated[int, typer.Option(min=1, help="How many.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Start state of the first attempt.")] = 90_000,
-    indicator: Annotated[
-        str, typer.Option(help="What the policy is asked for: positive, negative or none.")
-    ] = "positive",
-    beta: Annotated[float, typer.Option(min=0, help="Guidance towards it; 1: conditioned only.")] = 1.0,
-    execute_steps: Annotated[
-        int, typer.Option(min=5, max=50, help="Steps of a chunk before the next is due.")
-    ] = EXECUTE_STEPS,
-    station: Station = "aloha",
-    task: Task = "handover_insert",
-    as_json: Json = False,
-) -> None:
-    """Success and throughput of a policy in the simulated cell, with 95 % intervals.
-
-    Example: `./recap eval runs/demo/iteration_01/policy --attempts 100`
-    """
-    from recap.bringup import UsageError
-    from recap.rollout import Rollouts, run_attempts, summarize
-    from recap_policy.interface import Sampling
-    from recap_station.contract import ContractError
-
-    if not checkpoint.is_dir():
-        raise ContractError(f"checkpoint {str(checkpoint)!r}: wanted the folder of a policy, found none")
-    if indicator not in ("positive", "negative", "none"):
-        raise UsageError(f"--indicator: wanted positive, negative or none, found {indicator!r}")
-    what = Rollouts(
-        station,
-        task,
-        checkpoint=checkpoint,
-        sampling=Sampling(beta=beta, indicator="" if indicator == "none" else indicator),
-        execute_steps=execute_steps,
-    )
-    with _bar("Attempts", as_json) as report:
-        found = run_attempts(what, range(seed, seed + attempts), progress=report)
-    _tell(summarize(found), as_json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from recap.output import Json, tell
+from recap.output import Json, Ray, Workers, bar, tell
 
 if TYPE_CHECKING:
     from recap_learner.episodes import Episode
@@ -238,6 +238,8 @@ def bags(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     outcome: Annotated[str, typer.Option(help="How the attempts ended: success, failure or discarded.")],
     reason: Annotated[str, typer.Option(help="Why, for a person to read.")] = "",
+    workers: Workers = 1,
+    ray: Ray = "",
     as_json: Json = False,
 ) -> None:
     """Say how recorded attempts ended, in their bags' metadata; what was recorded stays as it is.
@@ -248,15 +250,18 @@ def bags(
     Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
     """
     from recap.bringup import UsageError
-    from recap_learner.episodes import OUTCOMES, find_bags
-    from recap_station.bags import amend_metadata
+    from recap_learner.episodes import OUTCOMES, amend_bags
 
     if outcome not in OUTCOMES:
         raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
-    found = find_bags(bags)
-    for bag in found:
-        amend_metadata(bag, {"recap.outcome": outcome, "recap.reason": reason or outcome})
-    tell({"bags": [str(bag) for bag in found], "outcome": outcome}, as_json)
+    said = {"recap.outcome": outcome, "recap.reason": reason or outcome}
+    with bar("Bags", as_json) as report:
+        done, problems = amend_bags(bags, said, report, workers, ray)
+    for problem in problems:
+        typer.echo(f"recap: {problem}", err=True)
+    result = {"bags": [str(bag) for bag in done], "outcome": outcome}
+    tell({**result, "problems": problems} if problems else result, as_json, ok=not problems)
+    raise typer.Exit(1 if problems else 0)
 
 
 def _open(folder: Path) -> Store:

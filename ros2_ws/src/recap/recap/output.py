@@ -11,6 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+Workers = Annotated[int, typer.Option(min=1, help="Processes of this machine to work in.")]
+Ray = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, ray://HOST:PORT or auto.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable last line on standard output.")]
 
 

@@ -18,6 +18,8 @@ LATCHED = _reliable(1, DurabilityPolicy.TRANSIENT_LOCAL)  # control_mode, episod
 COMMAND = _reliable(10)  # joint states and commands at 50 Hz
 EVENT = _reliable(20)  # joy, chunks, values, truth, diagnostics
 SENSOR = _reliable(5)  # JPEG cameras: small enough for reliable delivery
+# Looking on: the newest picture alone, and a slow onlooker asks for nothing again.
+WATCH = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 RECORD = _reliable(200)  # the recorder's side: room for a stall of the disk
 
 

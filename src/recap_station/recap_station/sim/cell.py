@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -10,16 +11,18 @@ import numpy as np
 from recap_station.contract import ContractError, Station, Task
 from recap_station.sim import vision
 from recap_station.sim.arms import ARM_DOF, arms_of, finger_opening, finger_target
-from recap_station.sim.model import TIMESTEP_S, build_model
-from recap_station.sim.tasks import props_of
-from recap_station.sim.tasks.handover_insert import Judge, Scene, SceneReader
+from recap_station.sim.grip import GripReader
+from recap_station.sim.model import build_model
+from recap_station.sim.scene import pack
+from recap_station.sim.tasks import sim_task
 
 
 @dataclass(frozen=True)
 class Truth:
     """What only a simulator knows.
 
-    qpos: (nq + 3,) float64, MuJoCo's joint positions followed by the socket's position.
+    qpos: (n,) float64, MuJoCo's joint positions, then the positions of props without joints, then the task's
+    memory; see `scene.pack`.
     """
 
     stage: str
@@ -67,20 +70,22 @@ class Cell:
 
     def __init__(self, station: Station, task: Task) -> None:
         self.station, self.task = station, task
-        self.props = props_of(task)
-        self.model = build_model(station, task)
+        self.props = sim_task(task)
+        self.model = build_model(station, task, self.props)
+        self.props.bind(self.model)
         self.data = mujoco.MjData(self.model)
         self.layout = Layout(station, self.model)
-        self._reader = SceneReader(station, self.model)
-        self._judge = Judge(task.stages, arms_of(station)[0], station.step_s)
-        self._substeps = round(station.step_s / TIMESTEP_S)
-        if abs(self._substeps * TIMESTEP_S - station.step_s) > 1e-9:
+        self._grips = GripReader(station, self.model)
+        self._judge = self.props.judge(station)
+        timestep_s = self.props.TIMESTEP_S
+        self._substeps = round(station.step_s / timestep_s)
+        if abs(self._substeps * timestep_s - station.step_s) > 1e-9:
             raise ContractError(
-                f"a control step of {station.step_s} s is not a whole number of {TIMESTEP_S} s physics steps"
+                f"a control step of {station.step_s} s is not a whole number of {timestep_s} s physics steps"
             )
         self._lower, self._upper = station.lower, station.upper
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._scene: Scene | None = None
+        self._scene: Any = None
         self.ticks = 0
         self.reset(0)
 
@@ -115,19 +120,22 @@ class Cell:
         mujoco.mj_kinematics(self.model, self.data)
         self.ticks += 1
         self._scene = None
+        if self.props.tick(self.model, self.data, self.scene(), self.station.step_s):
+            self._scene = None
         self._judge.update(self.scene())
 
     def state(self) -> np.ndarray:
         """Measured joint positions (dof,) float64 [rad; gripper 0..1]."""
         return self.layout.state(self.data.qpos)
 
-    def scene(self) -> Scene:
+    def scene(self) -> Any:
+        """The task's Scene."""
         if self._scene is None:
-            self._scene = self._reader.read(self.data)
+            self._scene = self.props.read(self.data, self._grips, self.props.memory)
         return self._scene
 
     def truth(self) -> Truth:
-        qpos = np.concatenate([self.data.qpos, self.data.mocap_pos[0]])
+        qpos = pack(self.data, self.props.memory)
         return Truth(self._judge.stage, self._judge.success, self._judge.failure, qpos)
 
     def render(self, camera: str) -> np.ndarray:
@@ -150,7 +158,9 @@ class Cell:
 
     def randomize(self, rng: np.random.Generator) -> None:
         """A random but plausible scene to render; `reset` before the next attempt."""
-        vision.randomize(self, rng)
+        mujoco.mj_resetData(self.model, self.data)
+        self.props.scatter(self, rng)
+        mujoco.mj_forward(self.model, self.data)
         self._scene = None
 
     def close(self) -> None:

@@ -1,45 +1,20 @@
-"""A scripted expert for handover_insert: a closed-loop state machine over the simulator's truth.
+"""A scripted expert for every simulated task: from the simulator's truth to smooth commands.
 
 It can take over from any state. How good it is, is dialled by a Style: the clean ones make no mistake of
-their own, the sloppy ones grip badly, let go too early and miss the hole, notice it, and try again.
+their own, the sloppy ones do, notice most of them, and try again. What it does is the task's script.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import numpy as np
 
 from recap_station.contract import Station, Task
-from recap_station.sim.arms import ARM_DOF, arms_of
 from recap_station.sim.cell import Truth
-from recap_station.sim.motion import TipMotion
 from recap_station.sim.scene import TruthReader
 from recap_station.sim.styles import FAILING, FAST, MODERATE, SLOPPY, SLOW, STYLES, Style
-from recap_station.sim.tasks.handover_insert import (
-    DEEP_ENOUGH,
-    GRASP,
-    PEG_HALF_WIDTH,
-    Scene,
-    left_grasp,
-)
-
-HOVER = 0.06  # above a grasp, m
-GRASP_Z = 0.003  # pads a little above the peg's middle, so that they clear the table
-HANDOVER = np.array([0.0, -0.02, 0.19])  # where the peg's centre is handed over
-RIGHT_WAIT = HANDOVER + np.array([GRASP + 0.01, 0.0, HOVER])
-LEFT_PARK = np.array([-0.24, -0.06, 0.22])
-RIGHT_PARK = np.array([0.20, 0.0, 0.22])
-ALIGN_GAP = 0.03  # free end before the hole
-PUSH_DEPTH = DEEP_ENOUGH + 0.015
-
+from recap_station.sim.tasks import sim_task
 
 __all__ = ["FAILING", "FAST", "MODERATE", "SLOPPY", "SLOW", "STYLES", "Expert", "Style"]
-
-
-def _up(height: float) -> np.ndarray:
-    return np.array([0.0, 0.0, height])
 
 
 class Expert:
@@ -48,304 +23,19 @@ class Expert:
     def __init__(self, station: Station, task: Task, style: Style = FAST, seed: int = 0) -> None:
         self.station, self.style = station, style
         self._reader = TruthReader(station, task)
-        self._arms = arms_of(station)
-        self._seed = seed
+        self._script_of = sim_task(task).script()
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
         """Forget everything; the next `act` starts from the state it is given."""
         self._seed = self._seed + 1 if seed is None else seed
-        self._rng = np.random.default_rng(self._seed)
-        self._begun = False
-        self._aside = np.zeros(3)
-        self._ticks = 0
-        self._pause = 0.0
-        self._lost_s = 0.0
-        self._tries = {"grasp": 0, "release": 0, "align": 0}
-        self._tremor = self._rng.uniform(0.0, 2 * math.pi, (2, 3, 3))
-        self._speed = self.style.speed * float(self._rng.uniform(0.9, 1.1))
+        self.script = self._script_of(self.station, self.style, self._seed)
 
     @property
     def phase(self) -> str:
         """What it is doing, for a person to read."""
-        return self._phase.__name__.strip("_")
+        return self.script.phase
 
     def act(self, truth: Truth, state: np.ndarray) -> np.ndarray:
         """Command (dof,) for the next tick from truth and the measured state (dof,)."""
-        scene = self._reader.read(truth.qpos)
-        if not self._begun:
-            self._begin(scene, state)
-        self._since += self.station.step_s
-        if self._pause > 0:
-            self._pause -= self.station.step_s
-        elif not truth.success:
-            self._notice_loss(scene)
-            self._phase(scene)
-        self._ticks += 1
-        return np.concatenate([self._left.advance(self._shake(0)), self._right.advance(self._shake(1))])
-
-    # ---- bookkeeping -----------------------------------------------------------------------------
-
-    def _begin(self, scene: Scene, state: np.ndarray) -> None:
-        left, right = (
-            TipMotion(self.station, arm, k * (ARM_DOF + 1), scene.tips[k], scene.tip_yaws[k], state)
-            for k, arm in enumerate(self._arms)
-        )
-        self._left, self._right, self._begun = left, right, True
-        self._phase: Callable[[Scene], None] = self._start
-        self._enter(self._start, hesitate=False)
-        for k, arm in enumerate((left, right)):
-            if scene.held[k]:
-                arm.grip(0.0)
-
-    def _enter(self, phase: Callable[[Scene], None], hesitate: bool = True) -> None:
-        self._phase = phase
-        self._since = 0.0  # seconds in this phase
-        self._fresh = True
-        if hesitate and self._rng.random() < self.style.hesitate:
-            self._pause = float(self._rng.exponential(self.style.pause_s))
-
-    def _first(self) -> bool:
-        """True once, on a phase's first tick after its pause."""
-        fresh, self._fresh = self._fresh, False
-        if fresh:
-            self._since = 0.0
-        return fresh
-
-    def _mistake(self, kind: str, probability: float) -> bool:
-        """Whether to make a mistake now; one just made is less likely to be made again."""
-        chance = probability * 0.75 ** self._tries[kind]
-        self._tries[kind] += 1
-        return bool(self._rng.random() < chance)
-
-    def _shake(self, arm: int) -> np.ndarray:
-        """Slow smooth noise (3,) of the hand, rising from zero."""
-        if not self.style.tremor_m:
-            return np.zeros(3)
-        t = self._ticks * self.station.step_s
-        waves = np.sin(2 * math.pi * np.array([0.31, 0.53, 0.87]) * t + self._tremor[arm])
-        rise = min(t, 1.0) ** 2 * (3 - 2 * min(t, 1.0))
-        return self.style.tremor_m * rise * waves.sum(axis=1) / 1.5
-
-    def _notice_loss(self, scene: Scene) -> None:
-        """Back to picking up when what should be in a hand is not."""
-        needs = self._phase in (self._lift, self._carry, self._take, self._close_right)
-        if needs:
-            lost = not any(scene.held) and scene.depth < 0.005
-        else:
-            needs = self._phase in (self._leave, self._align, self._push, self._back)
-            lost = not scene.held[1]
-        self._lost_s = self._lost_s + self.station.step_s if needs and lost else 0.0
-        if self._lost_s > 0.2:
-            self._lost_s = 0.0
-            self._enter(self._start)
-
-    # ---- the phases, in the order of a clean attempt ------------------------------------------------
-
-    def _start(self, scene: Scene) -> None:
-        left, right = scene.held
-        if left and right:
-            self._enter(self._close_right, hesitate=False)
-        elif right:
-            self._enter(self._push if scene.depth > 0 else self._leave, hesitate=False)
-        elif left:
-            self._enter(self._carry if scene.center[2] > 0.12 else self._lift, hesitate=False)
-        elif scene.depth > 0.01:
-            self._enter(self._retake)
-        else:
-            self._enter(self._clear)
-
-    def _clear(self, scene: Scene) -> None:
-        """Open and get both hands up and out of the way before reaching for the peg."""
-        over = np.linalg.norm((scene.tips[0] - left_grasp(scene))[:2]) < 0.025
-        if self._first():
-            self._left.grip(1.0)
-            self._right.grip(1.0)
-            if scene.tips[0][2] < 0.10 and not over:
-                self._left.go(scene.tips[0] + _up(0.07), scene.tip_yaws[0], self._speed)
-            if scene.tips[1][0] < 0.15:
-                self._right.go(scene.tips[1] + np.array([0.04, 0.0, 0.07]), scene.tip_yaws[1], self._speed)
-        if max(self._left.left_s, self._right.left_s) < 0.1 and min(scene.gaps) > 0.065:
-            if scene.tips[1][0] < 0.15:
-                self._right.go(RIGHT_PARK, 0.0, self._speed)
-            self._enter(self._reach)
-
-    def _reach(self, scene: Scene) -> None:
-        if self._first():
-            self._error = np.zeros(3)
-            if self._mistake("grasp", self.style.bad_grasp):
-                if self._rng.random() < 0.5:  # takes hold of the top edge only
-                    self._error[2] = self._rng.uniform(0.020, 0.026)
-                else:  # comes down beside it
-                    across = self._rng.choice([-1.0, 1.0]) * np.array([-scene.axis[1], scene.axis[0]])
-                    self._error[:2] = self._rng.uniform(0.030, 0.040) * across
-            self._left.go(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
-        self._left.follow(self._grasp(scene) + _up(HOVER), scene.yaw, self._speed)
-        if self._left.left_s < 0.06:
-            self._enter(self._descend)
-
-    def _grasp(self, scene: Scene) -> np.ndarray:
-        spot = left_grasp(scene) + self._error
-        spot[2] = max(spot[2], PEG_HALF_WIDTH) + GRASP_Z
-        return spot
-
-    def _descend(self, scene: Scene) -> None:
-        if self._first():
-            self._left.go(self._grasp(scene), scene.yaw, 0.8 * self._speed)
-        if self._left.left_s == 0 and self._since > 0.05:
-            self._enter(self._close_left)
-
-    def _close_left(self, scene: Scene) -> None:
-        if self._first():
-            self._held_s = 0.0
-            self._left.grip(0.0, self._speed)
-        self._held_s = self._held_s + self.station.step_s if scene.held[0] else 0.0
-        if self._held_s > 0.1:
-            self._enter(self._lift)
-        elif self._since > 0.5 / self._speed:
-            self._enter(self._clear)
-
-    def _lift(self, scene: Scene) -> None:
-        """Straight up, so that the peg drags along nothing."""
-        if self._first():
-            self._left.grip(0.0)
-            self._right.grip(1.0)
-            up = scene.tips[0] + _up(0.08)
-            self._left.go(up, scene.tip_yaws[0], self._speed)
-            self._right.go(RIGHT_WAIT, 0.0, 0.8 * self._speed)
-        if self._left.left_s < 0.16:
-            self._enter(self._carry)
-
-    def _carry(self, scene: Scene) -> None:
-        """To the middle, the peg turned along x, while the right hand waits above its right end."""
-        goal, yaw = self._with_peg_at(scene, 0, HANDOVER)
-        if self._first():
-            self._left.grip(0.0)
-            self._left.go(goal, yaw, self._speed)
-            if not scene.held[1]:
-                self._right.grip(1.0)
-                self._right.go(RIGHT_WAIT, 0.0, self._speed)
-        if max(self._left.left_s, self._right.left_s) < 0.08 and self._since > 0.1:
-            self._enter(self._take)
-
-    def _with_peg_at(self, scene: Scene, arm: int, center: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where a hand that holds the peg must go for the peg to lie along x, its centre at `center`."""
-        along = float((scene.tips[arm] - scene.center) @ scene.axis)
-        drop = float(scene.tips[arm][2] - (scene.center + along * scene.axis)[2])
-        return center + np.array([along, 0.0, drop]), scene.tip_yaws[arm] - scene.yaw
-
-    def _take(self, scene: Scene) -> None:
-        """The right hand comes down on the peg's right part."""
-        along = GRASP
-        if scene.held[0]:  # keep clear of the left hand
-            along = max(along, float((scene.tips[0] - scene.center) @ scene.axis) + 0.10)
-        spot = scene.center + min(along, 0.085) * scene.axis
-        if self._first():
-            self._early = scene.held[0] and self._mistake("release", self.style.early_release)
-            self._right.go(spot, scene.yaw, 0.8 * self._speed)
-        self._right.follow(spot, scene.yaw, self._speed)
-        if self._early and self._right.left_s < 0.12:
-            self._left.grip(1.0)
-        if self._right.left_s == 0:
-            self._enter(self._close_right)
-
-    def _close_right(self, scene: Scene) -> None:
-        if self._first():
-            self._held_s = 0.0
-            self._right.grip(0.0, self._speed)
-        self._held_s = self._held_s + self.station.step_s if scene.held[1] else 0.0
-        if self._held_s > 0.1:
-            self._enter(self._release if scene.held[0] else self._leave)
-        elif self._since > 0.5 / self._speed:
-            self._enter(self._reopen)
-
-    def _reopen(self, scene: Scene) -> None:
-        """The right hand closed beside the peg: up and once more."""
-        if self._first():
-            self._right.grip(1.0)
-            self._right.go(scene.tips[1] + _up(HOVER), scene.tip_yaws[1], self._speed)
-        if self._right.left_s == 0:
-            self._enter(self._start)
-
-    def _release(self, scene: Scene) -> None:
-        if self._first():
-            self._left.grip(1.0, self._speed)
-        if scene.gaps[0] > 0.06:
-            self._enter(self._leave, hesitate=False)
-        elif self._since > 1.0:
-            self._enter(self._start)
-
-    def _leave(self, scene: Scene) -> None:
-        """The left hand rises off the peg; then the right one may move."""
-        apart = np.abs(scene.tips[0] - scene.center)
-        near = apart[0] < 0.16 and apart[1] < 0.08
-        if self._first():
-            self._left.grip(1.0)
-            self._right.grip(0.0)
-            if near:
-                self._left.go(scene.tips[0] + np.array([-0.02, 0.0, 0.09]), scene.tip_yaws[0], self._speed)
-        if not near or self._left.left_s < 0.18 or scene.tips[0][2] > scene.center[2] + 0.05:
-            self._left.go(LEFT_PARK, 0.0, 0.8 * self._speed)
-            self._enter(self._align)
-
-    def _end_at(self, scene: Scene, end: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where the right hand must go so that the free end is at `end` and the peg along x."""
-        along = float((scene.tips[1] - scene.left_end) @ scene.axis)
-        offset = scene.tips[1] - (scene.left_end + along * scene.axis)
-        return end + np.array([along, offset[1], offset[2]]), scene.tip_yaws[1] - scene.yaw
-
-    def _align(self, scene: Scene) -> None:
-        """Free end before the hole."""
-        if self._first():
-            self._aside = np.zeros(3)
-            if self._mistake("align", self.style.misaligned):
-                angle = self._rng.uniform(0.0, 2 * math.pi)
-                self._aside[1:] = self._rng.uniform(0.026, 0.036) * np.array(
-                    [math.cos(angle), math.sin(angle)]
-                )
-            goal, yaw = self._end_at(scene, scene.mouth + self._aside + np.array([ALIGN_GAP, 0.0, 0.0]))
-            self._right.go(goal, yaw, self._speed)
-        target = scene.mouth + self._aside + np.array([ALIGN_GAP, 0.0, 0.0])
-        if self._right.left_s < 0.25:
-            self._right.follow(*self._end_at(scene, target), self._speed)
-        error = np.abs(scene.left_end - target)
-        close = (
-            error[1:].max() < 0.006 + 1.5 * self.style.tremor_m and error[0] < 0.02 and abs(scene.yaw) < 0.06
-        )
-        if self._right.left_s < 0.1 and (close or self._since > 2.0 / self._speed):
-            self._enter(self._push)
-
-    def _push(self, scene: Scene) -> None:
-        if self._first():
-            self._best, self._best_s = -1.0, 0.0
-            aside = self._aside if scene.depth < 0 else 0.0 * self._aside
-            self._right.grip(0.0)
-            goal, yaw = self._end_at(scene, scene.mouth + aside - (PUSH_DEPTH, 0.0, 0.0))
-            self._right.go(goal, yaw, 0.6 * self._speed)
-        progress = float(scene.mouth[0] - scene.left_end[0])
-        if progress > self._best + 0.002:
-            self._best, self._best_s = progress, 0.0
-        self._best_s += self.station.step_s
-        if self._best_s > self.style.patience_s:
-            self._enter(self._back)
-
-    def _back(self, scene: Scene) -> None:
-        """It jams: out again, and try anew."""
-        if self._first():
-            self._right.go(scene.tips[1] + np.array([0.05, 0.0, 0.0]), scene.tip_yaws[1], self._speed)
-        if self._right.left_s == 0:
-            self._enter(self._align)
-
-    def _retake(self, scene: Scene) -> None:
-        """The peg sticks in the socket and nobody holds it: the right hand goes above its right end."""
-        spot = scene.center + 0.07 * scene.axis + _up(HOVER)
-        if self._first():
-            self._right.grip(1.0)
-            up = scene.tips[1] + _up(0.07)
-            self._right.go(up, scene.tip_yaws[1], self._speed)
-            self._left.go(LEFT_PARK, 0.0, self._speed)
-        if self._right.left_s < 0.05 and scene.gaps[1] > 0.065:
-            if np.linalg.norm(self._right.goal[:3] - spot) > 0.02:
-                self._right.go(spot, scene.yaw, self._speed)
-            else:
-                self._enter(self._take)
+        return self.script.act(self._reader.read(truth.qpos), state, truth.success)

@@ -6,15 +6,13 @@ import mujoco
 
 from recap_station.contract import ContractError, Station, Task
 from recap_station.sim.arms import actuators_mjcf, arm_mjcf, arms_of, coupling_mjcf
-from recap_station.sim.tasks import props_of
+from recap_station.sim.task import SimTask
+from recap_station.sim.tasks import sim_task
 
-TIMESTEP_S = 0.004
 
-
-def cell_mjcf(station: Station, task: Task) -> str:
+def cell_mjcf(station: Station, props: SimTask) -> str:
     """The model as text. Raises ContractError where the station or the task cannot be simulated."""
     arms = arms_of(station)
-    props = props_of(task)
     if not 1 <= len(station.cameras) <= 3:
         raise ContractError(f"the simulator has 1 to 3 cameras (base, wrists), found {len(station.cameras)}")
     for camera in station.cameras:
@@ -29,7 +27,7 @@ def cell_mjcf(station: Station, task: Task) -> str:
     return f"""
 <mujoco model="{station.name}">
  <compiler angle="radian" autolimits="true"/>
- <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
+ <option timestep="{props.TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
  <size memory="4M"/>
  <visual>
   <global offwidth="{width}" offheight="{height}"/>
@@ -58,8 +56,9 @@ def cell_mjcf(station: Station, task: Task) -> str:
  {actuators_mjcf(arms[0])}
  {actuators_mjcf(arms[1])}
  </actuator>
+ {props.assets_mjcf()}
 </mujoco>"""
 
 
-def build_model(station: Station, task: Task) -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_string(cell_mjcf(station, task))
+def build_model(station: Station, task: Task, props: SimTask | None = None) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_string(cell_mjcf(station, props or sim_task(task)))

@@ -42,6 +42,10 @@ class ArbiterNode(RecapNode):
         ),
         Param("pedal_timeout_s", _D.pedal_timeout_s, "silence after which the pedal is lost", "s", 0.05, 5),
         Param("state_timeout_s", _D.state_timeout_s, "silence after which the joints are lost", "s", 0.05, 5),
+        Param(
+            "console_timeout_s", _D.console_timeout_s,
+            "silence after which a console that has taken over is lost", "s", 0.1, 5,
+        ),
         Param("fresh_timeout_s", _D.fresh_timeout_s, "longest wait for a chunk at hand-back", "s", 0.1, 60),
         Param(
             "episode_timeout_s", _D.episode_timeout_s,
@@ -91,6 +95,7 @@ class ArbiterNode(RecapNode):
         self.create_subscription(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         self.create_subscription(Joy, topics.JOY, self._on_joy, qos.EVENT)
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
+        self.create_subscription(Bool, topics.CONSOLE_HOLDS, self._on_console, qos.EVENT)
         for name, event in (
             ("take_over", Event.TAKE_OVER),
             ("hand_back", Event.HAND_BACK),
@@ -171,6 +176,9 @@ class ArbiterNode(RecapNode):
 
     def _on_episode(self, message: Episode) -> None:
         self.arbiter.episode(time.monotonic(), message.state == Episode.RUNNING, message.id)
+
+    def _on_console(self, message: Bool) -> None:
+        self.arbiter.console(time.monotonic(), message.data)
 
     def _service(self, event: Event) -> Any:
         def serve(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

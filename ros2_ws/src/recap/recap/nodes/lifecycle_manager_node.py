@@ -55,9 +55,7 @@ class LifecycleManagerNode(RecapNode):
     def configure(self) -> None:
         nodes = read_nodes(self.param("nodes"))
         up = True if self.param("bring_up") else None
-        self.bring = BringUp(
-            nodes, self.param("patience_s"), self.param("retry_s"), time.monotonic(), up
-        )
+        self.bring = BringUp(nodes, self.param("patience_s"), self.param("retry_s"), time.monotonic(), up)
         self._states = {n.name: self.create_client(GetState, f"{n.name}/get_state") for n in nodes}
         self._changes = {n.name: self.create_client(ChangeState, f"{n.name}/change_state") for n in nodes}
         self._looks: dict[str, _Asked] = {}

@@ -2,10 +2,8 @@
 
     python -m recap.nodes.operate_node --once --json
 
-One thread: messages are taken in, keys are read and lines are drawn in turn. Messages are fetched 25 times
-a second, all that have come, with the time that each was received at: woken by every one of several hundred
-a second, rclpy's executor would need a core and fall behind. It is an ordinary process beside the cell's: it
-can end, hang or be closed at any moment without the robot noticing.
+One thread: messages are taken in, keys are read and lines are drawn in turn. It is an ordinary process
+beside the cell's: it can end, hang or be closed at any moment without the robot noticing.
 """
 
 from __future__ import annotations
@@ -17,63 +15,33 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
-from rclpy.callback_groups import CallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from recap_interfaces.msg import ControlMode, Episode, ValueEstimate
-from recap_interfaces.srv import EndEpisode, StartEpisode
-from sensor_msgs.msg import Joy
-from std_srvs.srv import Trigger
 
 from recap.operate import view
-from recap.operate.actions import CALL_S, QUIT, Hands, Request, Told
-from recap.operate.model import Board, Snapshot, wanted_topics
+from recap.operate.actions import QUIT, Hands, Told
 from recap.operate.terminal import Terminal, TerminalGone
 from recap_station import topics
 from recap_station.contract import ContractError, load_station
-from recap_station.nodes import qos
-from recap_station.nodes.base import message_type, to_ns
 from recap_station.nodes.discovery import announce_often
+from recap_teleop.board import Board, Snapshot, wanted_topics
 from recap_teleop.keys import ACTIONS, split_keys, unfinished
+from recap_teleop.nodes.hearing import Calls, Hearing
+from recap_teleop.requests import CALL_S, Request
 
 FETCH_S = 0.04  # a key is noticed at once
 DRAW_S = 0.1
 MEASURE_S = 2.5  # --once: rates and two rounds of /diagnostics
 ANEW_S = 10.0  # everything is drawn again so often, in case something else wrote on the terminal
-LONGEST_AGE_S = 86400.0  # an older latched message was stamped by another clock
-SERVICES = {"start_episode": StartEpisode, "end_episode": EndEpisode}  # the others are Triggers
-
-
-class ByHand(CallbackGroup):
-    """Keeps its subscriptions out of the executor."""
-
-    def can_execute(self, entity: Any) -> bool:
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        raise AssertionError("nothing of this group is executed")
 
 
 class OperateError(RuntimeError):
     """There is nothing to operate. One readable line."""
-
-
-@dataclass
-class _Call:
-    request: Request
-    asked_s: float
-    future: Future | None = None  # None until it could be sent
 
 
 class OperateNode(Node):
@@ -82,75 +50,22 @@ class OperateNode(Node):
     def __init__(self, namespace: str) -> None:
         super().__init__(f"operate_{os.getpid()}", namespace=namespace.strip("/") or None)
         self.board = Board(os.environ.get("ROS_DOMAIN_ID", "0"), namespace, wanted_topics(0.0, ()))
-        self._calls: list[_Call] = []
-        # Made now: the first key must find its service known, not begin to look for it.
-        self._clients_by_name = {
-            name: self.create_client(SERVICES.get(name, Trigger), name)
-            for name in {*(action.service for action in ACTIONS.values()), "take_over", "hand_back"} - {""}
-        }
+        services = {*(action.service for action in ACTIONS.values()), "take_over", "hand_back"} - {""}
+        self._calls = Calls(self, services, "operator")
         self._contract: Future | None = None
         self._contract_known = False
         self._contract_s = 0.0
         self._contract_client = self.create_client(GetParameters, "arbiter/get_parameters")
-        self._by_hand = ByHand()
-        self._heard: list[tuple[Any, Callable[[Any, float], None]]] = []
-        self._watched: set[str] = set()
-        self._hear(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
-        self._hear(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
-        self._hear(Joy, topics.JOY, self._on_joy, qos.EVENT)
-        self._hear(ValueEstimate, topics.VALUE, self._on_value, qos.EVENT)
-        self._hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RECORD)
+        self._hearing = Hearing(self, self.board)
         joints = (topics.POLICY_COMMAND, topics.TELEOP_COMMAND, topics.JOINT_STATES, topics.JOINT_COMMAND)
         for topic in joints:
-            self._watch(topic, topics.JOINT_STATE_TYPE)
+            self._hearing.watch(topic, topics.JOINT_STATE_TYPE)
 
-    # --- what comes in ------------------------------------------------------------------------------
-
-    def fetch(self) -> None:
-        """Take in all that has come. Receipt is stamped by the system's clock: what counts is its age."""
-        for subscription, take_in in self._heard:
-            take = subscription.handle.take_message
-            while (taken := take(subscription.msg_type, subscription.raw)) is not None:
-                message, about = taken
-                ago_s = max(0, time.time_ns() - about["received_timestamp"]) / 1e9
-                take_in(message, time.monotonic() - min(ago_s, 1.0))
-
-    def _hear(
-        self, kind: Any, topic: str, take_in: Callable[[Any, float], None], profile: Any, raw: bool = False
-    ) -> None:
-        subscription = self.create_subscription(
-            kind, topic, lambda message: None, profile, callback_group=self._by_hand, raw=raw
-        )
-        self._heard.append((subscription, take_in))
-
-    def _watch(self, topic: str, kind: str) -> None:
-        """Count the topic's messages, as raw bytes: nothing is read of them."""
-        if topic not in self._watched:
-            self._watched.add(topic)
-            counted = lambda _, at_s: self.board.heard(topic, at_s)  # noqa: E731
-            self._hear(message_type(kind), topic, counted, qos.RECORD, raw=True)
-
-    def _on_mode(self, message: ControlMode, at_s: float) -> None:
-        self.board.mode(message.mode, message.source, message.reason, at_s)
-
-    def _on_episode(self, message: Episode, at_s: float) -> None:
-        age_s = (self.get_clock().now().nanoseconds - to_ns(message.header.stamp)) / 1e9
-        names = ("id", "state", "outcome", "reason", "task", "seed", "elapsed_s", "time_limit_s")
-        fields = {name: getattr(message, name) for name in names}
-        fields |= {name: getattr(message, name, "") for name in ("stage", "message")}  # of later versions
-        self.board.episode(at_s, age_s if 0.0 <= age_s <= LONGEST_AGE_S else 0.0, **fields)
-
-    def _on_joy(self, message: Joy, at_s: float) -> None:
-        self.board.joy(any(message.buttons), at_s)
-
-    def _on_value(self, message: ValueEstimate, at_s: float) -> None:
-        self.board.value(message.value, at_s)
-
-    def _on_diagnostics(self, message: DiagnosticArray, at_s: float) -> None:
-        for status in message.status:
-            level = int.from_bytes(status.level, "little")
-            values = {pair.key: pair.value for pair in status.values}
-            self.board.status(status.name, level, status.message, values, at_s)
+    def take_in(self) -> None:
+        """Take in messages and answers, and send what can be sent."""
+        self._hearing.fetch()
+        self.look()
+        self._calls.serve()
 
     def look(self) -> None:
         """Ask the arbiter once which robot this is, so that its cameras can be watched at their rates."""
@@ -177,45 +92,12 @@ class OperateNode(Node):
                 cameras = [(camera.name, camera.rate_hz) for camera in station.cameras]
                 self.board.wanted = wanted_topics(station.control_rate_hz, cameras)
                 for camera, _ in cameras:
-                    self._watch(topics.image_topic(camera), topics.IMAGE_TYPE)
-
-    # --- what goes out ------------------------------------------------------------------------------
+                    self._hearing.watch(topics.image_topic(camera), topics.IMAGE_TYPE)
 
     def ask(self, request: Request) -> None:
-        self._calls.append(_Call(request, time.monotonic()))
+        self._calls.ask(request, self.board.said)
         self.board.asked(request.service)
         self.board.said(request.text, good=None)
-
-    def serve_calls(self) -> None:
-        """Send what can be sent, take in answers, end calls whose time is over."""
-        for call in list(self._calls):
-            request, waited_s = call.request, time.monotonic() - call.asked_s
-            client = self._clients_by_name[request.service]
-            if call.future is None and client.service_is_ready():
-                call.future = client.call_async(_message(request))
-            if call.future is None:
-                if waited_s <= CALL_S:
-                    continue
-                self.board.said(f"{request.service}: no such service is there", good=False)
-            elif call.future.done():
-                answer = call.future.result()
-                self.board.said(answer.message if answer else "no answer", bool(answer and answer.success))
-            elif waited_s > request.patience_s:
-                self.board.said(f"{request.service}: no answer in {request.patience_s:.0f} s", good=False)
-                client.remove_pending_request(call.future)
-            else:
-                continue
-            self._calls.remove(call)
-
-
-def _message(request: Request) -> Any:
-    """Request → the service's."""
-    message = SERVICES.get(request.service, Trigger).Request()
-    if isinstance(message, EndEpisode.Request):
-        message.outcome, message.reason = request.outcome, "operator"
-    elif isinstance(message, StartEpisode.Request):
-        message.seed = -1
-    return message
 
 
 class Session:
@@ -239,10 +121,8 @@ class Session:
             self._take_in()
 
     def _take_in(self) -> None:
-        self.node.fetch()
         self._executor.spin_once(timeout_sec=0.0)  # answers of services
-        self.node.look()
-        self.node.serve_calls()
+        self.node.take_in()
 
     def snapshot(self) -> Snapshot:
         return self.node.board.snapshot(time.monotonic())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recap.operate.model import Snapshot
+from recap_teleop.board import Snapshot
 from recap_teleop.keys import ACTIONS, KEYS
 from recap_teleop.modes import Mode
+from recap_teleop.requests import Request
 
 # A terminal repeats a key that is held down, at first after as much as 0.66 s. A space bar that is held must
 # not hand back what its press has taken.
@@ -14,23 +15,6 @@ REPEAT_S = 0.75
 CONFIRM_S = 5.0
 QUIT = "q"
 CONFIRM = "y"
-
-CALM_S = {"start_episode": 60.0}  # its answer waits for the reset
-CALL_S = 3.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """A service to call. `outcome` is EndEpisode's, 0 for other services."""
-
-    service: str
-    text: str
-    outcome: int = 0
-
-    @property
-    def patience_s(self) -> float:
-        """How long its answer is waited for."""
-        return CALM_S.get(self.service, CALL_S)
 
 
 @dataclass(frozen=True)

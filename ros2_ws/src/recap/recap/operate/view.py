@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from recap.operate.actions import legend
-from recap.operate.model import EpisodeSeen, PolicySeen, RecorderSeen, Snapshot, Stream, advice
+from recap_teleop.board import EpisodeSeen, PolicySeen, RecorderSeen, Snapshot, Stream, advice
 from recap_teleop.modes import Mode
 
 # Letters of the mode, 5 rows of pixels; two rows make one line of half blocks.

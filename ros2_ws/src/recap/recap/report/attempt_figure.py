@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -13,11 +14,23 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from recap.report.figures import GREEN, GREY, INK, MUTED, ORANGE, PURPLE, VERMILLION, WIDE, as_svg
+from recap.report.style import (
+    GREEN,
+    GREY,
+    MUTED,
+    ON_TINT,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    VERMILLION,
+    WIDE,
+    as_svg,
+)
 
 NEGATIVE = "#f0c3a3"  # a tick labelled negative
 PICTURE_PX = 192  # width of each picture in the strip
 TREND_COLOR = {1: GREEN, 0: ORANGE, -1: VERMILLION}
+TREND_MARK = {1: "▲", 0: "◆", -1: "▼"}
 
 
 def trend(value: np.ndarray, step_s: float, pace: float) -> np.ndarray:
@@ -26,11 +39,27 @@ def trend(value: np.ndarray, step_s: float, pace: float) -> np.ndarray:
     value: (T,) at ticks of step_s seconds; pace: rise in a second of an attempt that goes as well as was
     expected. Judged on the change over one second: more than half the pace, up or down, counts.
     """
+    slope = _slope(value, step_s)
+    return np.where(slope > 0.5 * pace, 1, np.where(slope < -0.5 * pace, -1, 0))
+
+
+def key_moments(value: np.ndarray, length: int, count: int, step_s: float) -> np.ndarray:
+    """The most telling tick of each of `count` equal parts of an attempt → (count,) int: where the value
+    rises or falls fastest; without a value ((0,)) the middle of each part."""
+    edges = np.linspace(0, length, count + 1).astype(int)
+    parts = [np.arange(a, max(b, a + 1)).clip(max=length - 1) for a, b in pairwise(edges)]
+    if len(value) != length:
+        return np.array([part[len(part) // 2] for part in parts])
+    steep = np.abs(_slope(value, step_s))
+    return np.array([part[np.argmax(steep[part])] for part in parts])
+
+
+def _slope(value: np.ndarray, step_s: float) -> np.ndarray:
+    """Change of the value per second, over the second around each tick."""
     half = max(1, round(0.5 / step_s))
     at = np.arange(len(value))
     after, before = np.minimum(at + half, len(value) - 1), np.maximum(at - half, 0)
-    slope = (value[after] - value[before]) / (np.maximum(after - before, 1) * step_s)
-    return np.where(slope > 0.5 * pace, 1, np.where(slope < -0.5 * pace, -1, 0))
+    return (value[after] - value[before]) / (np.maximum(after - before, 1) * step_s)
 
 
 def spans(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -44,8 +73,8 @@ class Attempt:
     """One attempt as it is drawn; T ticks of step_s seconds. Empty arrays where something is not known.
 
     value (T,); indicator, forced, correction, held (nobody commanded) (T,) bool; stage (T,) str;
-    pictures: images (H, W, 3) at the middles of equal parts of the attempt; shown: times and values that
-    were published live; pace as in `trend`.
+    pictures: images (H, W, 3), one of each of equal parts of the attempt, at the ticks `moments`; shown:
+    times and values that were published live; pace as in `trend`.
     """
 
     step_s: float
@@ -57,6 +86,7 @@ class Attempt:
     held: np.ndarray
     stage: np.ndarray
     pictures: list[np.ndarray] = field(default_factory=list)
+    moments: Sequence[int] = ()
     shown: tuple[np.ndarray, np.ndarray] = (np.empty(0), np.empty(0))
 
 
@@ -110,7 +140,7 @@ def _takeovers(axis: Axes, a: Attempt, end: float) -> None:
             textcoords="offset points",
             ha="right" if late else "left",
             fontsize=9,
-            color="#8a3f6a",
+            color=PURPLE,
             weight="bold",
         )
         free = at + 0.15
@@ -119,28 +149,36 @@ def _takeovers(axis: Axes, a: Attempt, end: float) -> None:
 def _strip(axis: Axes, a: Attempt, end: float) -> None:
     axis.set_axis_off()
     part = end / len(a.pictures)
+    way = trend(a.value, a.step_s, a.pace)
     for i, picture in enumerate(a.pictures):
         # About two pixels to one of the screen, whatever size the camera gives.
         size = (PICTURE_PX, round(PICTURE_PX * picture.shape[0] / picture.shape[1]))
         finer = picture.shape[1] > PICTURE_PX
         scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if finer else cv2.INTER_CUBIC)
         edge = 0.012 * part
-        middle = (i + 0.5) * part
+        tick = a.moments[i]
         box = (i * part + edge, (i + 1) * part - edge, 0, 1)
         axis.imshow(scaled, extent=box, aspect="auto", interpolation="none", zorder=1)
-        by_person = a.correction[min(int(middle / a.step_s), len(a.correction) - 1)]
+        color, mark = _moment(a, way, tick)
         axis.add_patch(
             Rectangle(
                 (box[0], 0), box[1] - box[0], 1, fill=False, zorder=2, clip_on=False,
-                edgecolor=PURPLE if by_person else GREY, linewidth=2.6 if by_person else 0.6,
+                edgecolor=color, linewidth=3.0,
             )
         )  # fmt: skip
         axis.text(
-            box[0] + 0.04 * part, 0.05, f"{middle:.1f} s", fontsize=8, color="white", zorder=3,
-            bbox={"facecolor": INK, "alpha": 0.65, "pad": 1.5, "linewidth": 0},
+            box[0] + 0.05 * part, 0.06, f"{(tick + 0.5) * a.step_s:.1f} s {mark}", fontsize=8, color="white",
+            zorder=3, bbox={"facecolor": ON_TINT, "alpha": 0.7, "pad": 1.5, "linewidth": 0},
         )  # fmt: skip
     axis.set_xlim(0, end)
     axis.set_ylim(0, 1)
+
+
+def _moment(a: Attempt, way: np.ndarray, tick: int) -> tuple[str, str]:
+    """Colour and sign of a key frame: of the value's trend, else of whoever commanded."""
+    if len(way):
+        return TREND_COLOR[int(way[tick])], TREND_MARK[int(way[tick])]
+    return (PURPLE, "") if a.correction[tick] else (GREY, "")
 
 
 def _value_curve(axis: Axes, a: Attempt, end: float) -> None:
@@ -167,6 +205,11 @@ def _value_curve(axis: Axes, a: Attempt, end: float) -> None:
         lines = [points[s : e + 1] for s, e in zip(runs, [*runs[1:], len(points)], strict=True)]
         colors = [TREND_COLOR[int(way[s])] for s in runs]
         axis.add_collection(LineCollection(lines, colors=colors, linewidths=2.6, capstyle="round", zorder=3))
+        for tick in a.moments if a.pictures else ():
+            color, _ = _moment(a, way, tick)
+            axis.plot(
+                times[tick], a.value[tick], "o", markersize=7, color=color, markeredgecolor=PAPER, zorder=4
+            )
     axis.text(0.006, 0.96, "0 = done", transform=axis.transAxes, va="top", fontsize=8.5, color=MUTED)
 
 
@@ -186,7 +229,7 @@ def _stage_blocks(a: Attempt) -> list[_Block]:
     blocks = []
     for start, end in zip(starts, [*starts[1:], len(a.stage)], strict=True):
         name = str(a.stage[start])
-        color = names.setdefault(name, shades[len(names) % len(shades)]) if name else "white"
+        color = names.setdefault(name, shades[len(names) % len(shades)]) if name else PAPER
         blocks.append(_Block(start * a.step_s, end * a.step_s, color, name))
     return blocks
 
@@ -220,13 +263,13 @@ def _band(axis: Axes, name: str, blocks: Sequence[_Block]) -> None:
                 1,
                 facecolor=b.color,
                 hatch=b.hatch,
-                edgecolor="white",
+                edgecolor=PAPER,
                 linewidth=0.4,
             )
         )
         if (b.end - b.start) / end > 0.011 * len(b.text) and not b.hatch:
             dark = b.color == GREEN
             axis.text((b.start + b.end) / 2, 0.46, b.text, ha="center", va="center", fontsize=8.5,
-                      color="white" if dark else INK)  # fmt: skip
+                      color="white" if dark else ON_TINT)  # fmt: skip
     if not blocks:
         axis.text(0.0, 0.46, " not known", va="center", fontsize=8.5, color=MUTED)

@@ -8,9 +8,17 @@ from html import escape
 import numpy as np
 
 from recap.report import figures, page
-from recap.report.attempt_figure import NEGATIVE, TREND_COLOR, Attempt, draw_attempt
+from recap.report.attempt_figure import (
+    NEGATIVE,
+    TREND_COLOR,
+    TREND_MARK,
+    Attempt,
+    draw_attempt,
+    key_moments,
+)
+from recap.report.missing import Missing
 from recap.report.result import REASONS
-from recap.report.run import EpisodeLabels, Missing, Run
+from recap.report.run import EpisodeLabels, Run
 from recap_learner.episodes import Episode
 
 PICTURES = 10  # in a camera strip
@@ -39,15 +47,16 @@ def show(run: Run) -> str:
         ),
     )
     intro = page.remark(
-        "Pictures of the base camera, and under them what the value function makes of each moment: 0 is "
+        "Of each tenth of an attempt the moment at which the value changes fastest, as the first camera saw "
+        "it (the dots on the curve), and under it what the value function makes of each moment: 0 is "
         "done, −0.5 is where a whole attempt's time is still needed, lower means that it expects to "
         "fail. The two attempts without a person are those of middle length, not the prettiest."
     )
     key = page.key(
         [
-            (TREND_COLOR[1], "value rises: it goes well"),
-            (TREND_COLOR[0], "wavers"),
-            (TREND_COLOR[-1], "falls: something went wrong"),
+            (TREND_COLOR[1], f"{TREND_MARK[1]} value rises: it goes well"),
+            (TREND_COLOR[0], f"{TREND_MARK[0]} wavers"),
+            (TREND_COLOR[-1], f"{TREND_MARK[-1]} falls: something went wrong"),
             (figures.PURPLE + "66", "a person commands"),
             (figures.GREY + "66", "the robot is held still"),
             (figures.GREEN, "label positive"),
@@ -80,9 +89,9 @@ def _attempt(run: Run, title: str, episode: Episode | None, otherwise: str) -> s
     except (Missing, KeyError):
         remarks.append("It has no labels yet.")
     pictures: list[np.ndarray] = []
+    moments = key_moments(labels.value, len(episode), PICTURES, info.station.step_s)
     try:
-        middles = ((np.arange(PICTURES) + 0.5) / PICTURES * len(episode)).astype(int)
-        pictures = run.pictures(episode, middles)
+        pictures = run.pictures(episode, moments)
     except (ValueError, OSError) as error:
         remarks.append(f"Its pictures cannot be read: {error}.")
     shown = run.live_value(episode) if pictures and run.is_live(episode) else (nothing, nothing)
@@ -101,6 +110,7 @@ def _attempt(run: Run, title: str, episode: Episode | None, otherwise: str) -> s
             held=episode.source == "hold",
             stage=episode.stage,
             pictures=pictures,
+            moments=moments.tolist(),
             shown=shown,
         )
     )

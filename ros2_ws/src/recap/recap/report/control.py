@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from recap.report import figures, page
+from recap.report.missing import Missing
 from recap.report.result import REASONS
-from recap.report.run import Missing, Run
+from recap.report.run import Run
 
 # What recap.nodes.attempts_node measures of a command topic: (key, name, digits, unit).
 _MEASURES = (

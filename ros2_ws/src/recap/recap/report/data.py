@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recap.report import figures, page
-from recap.report.run import Missing, Run
+from recap.report.missing import Missing
+from recap.report.run import Run
+from recap_learner.episodes import Episode
+from recap_learner.recorded_evaluation import attempt_of
 
 _STAGES = {
     "demonstrations": "demonstrations",
@@ -24,27 +28,51 @@ _STAGES = {
     "policy": "RECAP policy",
     "evaluate": "evaluation",
 }
-_ROUNDS = {"pretrain": "pre-training", "iteration_00": "SFT", "iteration_01": "RECAP"}
+_ROUNDS = {"pretrain": "pre-training", "iteration_00": "SFT"}
 _MODELS = ("vision", "value", "policy")
-_LABELLED_BY = {
-    "pretrain/policy": "pretrain/value",
-    "iteration_00/policy": "all positive",
-    "iteration_01/policy": "iteration_01/value, corrections positive",
-}
+_PARTS = (  # of the data, in minutes
+    ("demonstrations", figures.ORANGE, ""),
+    ("policy, attempt succeeded", figures.BLUE, ""),
+    ("policy, attempt failed", figures.VERMILLION, "xx"),
+    ("corrections by a person", figures.PURPLE, "////"),
+)
 
 
 def show(run: Run) -> str:
     return (
-        page.pair(
+        page.part(lambda: _composition(run), "What was learned from")
+        + page.pair(
             page.part(lambda: _demonstrations(run), "Demonstrations")
             + page.part(lambda: _vision(run), "What the vision tower sees"),
-            page.part(lambda: _rollouts(run), "Attempts of the SFT policy, learned from"),
+            page.part(lambda: _rollouts(run), "Attempts of the policies, learned from"),
         )
         + page.part(lambda: _training(run), "Training")
         + page.pair(
             page.part(lambda: _seconds(run), "Where the time went"),
             page.part(lambda: _lineage(run), "What was made from what") + _settings(run),
         )
+    )
+
+
+def _composition(run: Run) -> str:
+    """Minutes of each kind, by where they were collected."""
+    step = run.episodes[0].info.station.step_s
+    rows: dict[str, list[float]] = {}
+    for e in sorted(run.episodes, key=lambda e: run.iteration(e) or 0):
+        demonstration, number = e.info.source == "demonstration", run.iteration(e)
+        name = "demonstrations" if demonstration else f"iteration {number}" if number else "other attempts"
+        minutes = rows.setdefault(name, [0.0] * len(_PARTS))
+        corrected = float(e.correction.sum()) * step / 60
+        alone = 0 if demonstration else 1 if e.info.success else 2
+        minutes[alone] += e.duration_s / 60 - corrected
+        minutes[3] += corrected
+    return page.picture(
+        figures.stacked(list(rows.items()), _PARTS, "minutes of attempts"),
+        "Minutes of data by kind and iteration",
+        f"{page.count(len(run.episodes), 'attempt')} in all. All that came before an iteration is "
+        "learned from in it: what a policy did well, what it did badly, and what people did instead.",
+        "What was learned from",
+        wide=True,
     )
 
 
@@ -79,17 +107,21 @@ def _vision(run: Run) -> str:
 
 
 def _rollouts(run: Run) -> str:
+    groups: dict[tuple[int, str], list[Episode]] = {}
+    for e in run.rollouts:
+        how = "live over ROS 2" if run.is_live(e) else "headless"
+        groups.setdefault((run.iteration(e) or 0, how), []).append(e)
     rows = []
-    for name, title in (("live", "live over ROS 2"), ("rollouts", "headless")):
-        episodes = [e for e in run.rollouts if run.is_live(e) == (name == "live")]
-        if episodes:
-            success = float(np.mean([e.info.success for e in episodes]))
-            person = float(np.mean(np.concatenate([e.correction for e in episodes])))
-            takeovers = page.number((run.summary.get(name) or {}).get("takeovers"))
-            counted = [str(len(episodes)), page.percent(success), takeovers, page.percent(person)]
-            rows.append([title, *counted])
+    for (number, how), episodes in sorted(
+        groups.items(), key=lambda item: (item[0][0], item[0][1] == "headless")
+    ):
+        success = float(np.mean([e.info.success for e in episodes]))
+        person = float(np.mean(np.concatenate([e.correction for e in episodes])))
+        takeovers = sum(attempt_of(e).takeovers for e in episodes)
+        title = f"iteration {number}, {how}" if number else how
+        rows.append([title, str(len(episodes)), page.percent(success), str(takeovers), page.percent(person)])
     heads = ("how", "attempts", "success", "takeovers", "by a person")
-    shown = "<h3>Attempts of the SFT policy, learned from</h3>"
+    shown = "<h3>Attempts of the policies, learned from</h3>"
     shown += page.table(heads, rows, frozenset({1, 2, 3, 4}))
     lost = Counter(str(e.stage[-1]) or "unknown" for e in run.rollouts if not e.info.success)
     order = [*run.episodes[0].info.task.stages, "unknown"]
@@ -112,7 +144,8 @@ def _training(run: Run) -> str:
             round_, _, made = name.partition("/")
             kind, _, fold = made.partition(".fold")
             if kind == model:
-                line = _ROUNDS.get(round_, round_) + (f", fold {int(fold) + 1}" if fold else "")
+                named = f"RECAP {round_[10:].lstrip('0')}" if round_.startswith("iteration_") else round_
+                line = _ROUNDS.get(round_, named) + (f", fold {int(fold) + 1}" if fold else "")
                 panels.setdefault(model, {})[line] = logs[name]
     return page.picture(
         figures.curves(panels),
@@ -146,11 +179,35 @@ def _lineage(run: Run) -> str:
         made = [f"from {'/'.join(Path(start).parts[-2:])}" if start else "from nothing"]
         if "episodes" in lineage:
             made.append(f"on {len(lineage['episodes']):,} attempts, {lineage['frames']:,} frames")
-        if name in _LABELLED_BY:
-            made.append(f"labels: {_LABELLED_BY[name]}")
+        if name.endswith("policy"):
+            made.append(f"labels: {_labelled_by(name, lineage)}")
         identity = f"<br><code class=muted>{escape(str(checkpoint.get('identity', '')))}</code>"
         rows.append([f"<b>{escape(name)}</b>{identity}", "<br>".join(escape(line) for line in made)])
-    return "<h3>What was made from what</h3>" + page.table((), rows)
+    stages = {
+        name: {
+            "inputs": record.get("inputs"),
+            "outputs": {
+                out: about.get("sha256") if isinstance(about, dict) else about
+                for out, about in (record.get("outputs") or {}).items()
+            },
+            "began": record.get("began"),
+            "code": record.get("code_version"),
+        }
+        for name, record in run.records.items()
+        if record.get("inputs") is not None
+    }
+    shown = "<h3>What was made from what</h3>" + page.table((), rows)
+    return shown + (
+        page.folded("Every stage, with hashes of what went in and came out", stages) if stages else ""
+    )
+
+
+def _labelled_by(name: str, lineage: dict[str, Any]) -> str:
+    round_ = name.split("/")[0]
+    arm = (lineage.get("arm") or {}).get("name") or ("sft" if round_ == "iteration_00" else "recap")
+    if arm == "sft":
+        return "all positive"
+    return f"{round_}/value" + ("" if round_ == "pretrain" else ", corrections positive")
 
 
 def _settings(run: Run) -> str:

@@ -1,124 +1,34 @@
-"""Figures of the report: numpy arrays in, one self-contained SVG (as text) out. Nothing is read here.
-
-Colours are Okabe and Ito's, told apart with every common colour blindness; what a colour says is said a
-second time by position, pattern or text.
-"""
+"""Figures of the report: numpy arrays in, one self-contained SVG (as text) out. Nothing is read here."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-INK, MUTED, GRID, GREY = "#1f2933", "#5b6770", "#e3e7ea", "#9aa4ac"
-BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE = (
-    *("#0072B2", "#56B4E9", "#009E73"),
-    *("#E69F00", "#D55E00", "#CC79A7"),
+from recap.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    HALF,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDE,
+    as_svg,
 )
-POLICY_COLOR = {"sft": GREY, "recap": BLUE}
-POLICY_NAME = {"sft": "SFT", "recap": "RECAP"}
-HALF, WIDE = 5.4, 11.2  # widths in inches, at 96 pixels an inch
 
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "recap",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-}
-_SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-def as_svg(draw: Callable[..., Figure]) -> Callable[..., str]:
-    """Draw in the report's style and give the SVG as text, set in the reader's system font."""
-
-    @wraps(draw)
-    def drawn(*args: Any, **options: Any) -> str:
-        with matplotlib.rc_context(_STYLE):
-            file = io.StringIO()
-            draw(*args, **options).savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-        svg = file.getvalue()
-        return re.sub(r"'DejaVu Sans'", _SYSTEM_FONTS, svg[svg.index("<svg") :])
-
-    return drawn
-
-
-@as_svg
-def rates(policies: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Success and throughput of each policy with 95 % intervals. policies: as in summary.json."""
-    fig = Figure((HALF, 3.1), layout="constrained")
-    for axis, key, scale, title in (
-        (fig.add_subplot(1, 2, 1), "success", 100.0, "success [%]"),
-        (fig.add_subplot(1, 2, 2), "throughput", 1.0, "throughput [1/h]"),
-    ):
-        measure, interval = ("success", "success_ci95") if key == "success" else (
-            "throughput_per_hour", "throughput_ci95")  # fmt: skip
-        for x, (name, p) in enumerate(policies.items()):
-            height = scale * p[measure]
-            low, high = (scale * v for v in p[interval])
-            axis.bar(x, height, 0.62, color=POLICY_COLOR.get(name, SKY))
-            axis.errorbar(x, height, [[max(0.0, height - low)], [max(0.0, high - height)]], color=INK,
-                          capsize=5, linewidth=1.4)  # fmt: skip
-            axis.text(x, high, f"{height:.0f}", ha="center", va="bottom", weight="bold")
-        axis.set_xticks(range(len(policies)), [POLICY_NAME.get(n, n) for n in policies])
-        axis.tick_params(axis="x", bottom=False, labelcolor=INK)
-        axis.grid(False, axis="x")
-        axis.set_title(title)
-        axis.set_ylim(0, axis.get_ylim()[1] * 1.06)
-    return fig
-
-
-@as_svg
-def durations(attempts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Share of attempts that had succeeded after t seconds, and every attempt as a dot below."""
-    fig = Figure((HALF, 3.4), layout="constrained")
-    above, below = fig.subplots(2, 1, sharex=True, height_ratios=(2.1, 1))
-    end = max((row["duration_s"] for rows in attempts.values() for row in rows), default=1.0)
-    rng = np.random.default_rng(0)
-    for y, (name, rows) in enumerate(attempts.items()):
-        color = POLICY_COLOR.get(name, SKY)
-        won = np.sort([row["duration_s"] for row in rows if row["success"]])
-        lost = np.array([row["duration_s"] for row in rows if not row["success"]])
-        share = np.arange(len(won) + 1) / max(1, len(rows))
-        above.step([0, *won, end], [*share, share[-1]], where="post", color=color, linewidth=2.2,
-                   label=POLICY_NAME.get(name, name))  # fmt: skip
-        for times, mark, tint in ((won, "o", color), (lost, "x", VERMILLION)):
-            spread = -y + rng.uniform(-0.3, 0.3, len(times))
-            below.scatter(
-                times, spread, 13, color=tint, marker=mark, alpha=0.7, linewidths=1.0 if mark == "x" else 0
-            )
-    above.set_ylim(0, 1.02)
-    above.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    above.set_title("attempts that have succeeded by then")
-    above.legend(loc="upper left")
-    below.set_yticks([-i for i in range(len(attempts))], [POLICY_NAME.get(n, n) for n in attempts])
-    below.set_ylim(-len(attempts) + 0.45, 0.55)
-    below.tick_params(axis="y", labelcolor=INK)
-    below.grid(False, axis="y")
-    below.set_xlabel("time since the start of the attempt [s]")
-    below.set_xlim(0, end * 1.02)
-    return fig
+__all__ = [
+    "BLUE", "GREEN", "GREY", "HALF", "INK", "MUTED", "ORANGE", "PAPER", "PURPLE", "SKY", "VERMILLION", "WIDE",
+    "advantages", "as_svg", "bars", "calibration", "curves", "periods", "stacked", "values",
+]  # fmt: skip
 
 
 @as_svg
@@ -133,7 +43,7 @@ def bars(
     axis = fig.add_subplot()
     longest = max((length for _, length, _, _ in rows), default=1.0)
     for y, (name, length, color, text) in enumerate(rows):
-        axis.barh(-y, length, 0.66, color=color, hatch="////" if name in hatched else None, edgecolor="white")
+        axis.barh(-y, length, 0.66, color=color, hatch="////" if name in hatched else None, edgecolor=PAPER)
         axis.annotate(text, (length, -y), xytext=(4, 0), textcoords="offset points", va="center")
     axis.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
     axis.tick_params(axis="y", left=False, labelcolor=INK)
@@ -176,7 +86,7 @@ def values(curves: Sequence[tuple[np.ndarray, bool]], step_s: float, most: int =
             # Where most attempts have ended, a median tells of the slow ones only.
             enough = np.isfinite(table).sum(0) >= len(chosen) / 2
             middle = np.nanmedian(table[:, enough], axis=0)
-            axis.plot(times[enough], middle, color="white", linewidth=5, zorder=3)
+            axis.plot(times[enough], middle, color=PAPER, linewidth=5, zorder=3)
             axis.plot(times[enough], middle, color=color, linewidth=2.6, linestyle=dash, zorder=4,
                       label=f"{name}, median of {len(chosen)}")  # fmt: skip
         axis.axhline(-0.5, color=MUTED, linewidth=1, linestyle=":")
@@ -217,7 +127,8 @@ def advantages(
     axis = fig.add_subplot()
     pooled = np.concatenate(list(groups.values())) * seconds
     low, high = np.quantile(pooled, [0.02, 0.98])
-    low, high = min(low, threshold * seconds), max(high, threshold * seconds)
+    if np.isfinite(threshold):
+        low, high = min(low, threshold * seconds), max(high, threshold * seconds)
     room = max(0.05 * (high - low), 1e-3)
     edges = np.linspace(low - room, high + room, 61)
     for index, (name, found) in enumerate(groups.items()):
@@ -229,12 +140,13 @@ def advantages(
         else:
             dash = ("-", (0, (5, 2)), "-")[index % 3]
             axis.stairs(share, edges, color=colors[name], linewidth=1.8, linestyle=dash, label=name)
-    axis.axvline(threshold * seconds, color=INK, linewidth=1.6)
-    for text, offset, side in (("positive →", 5, "left"), ("← negative", -5, "right")):
-        axis.annotate(
-            text, (threshold * seconds, 1), xycoords=("data", "axes fraction"), xytext=(offset, -10),
-            textcoords="offset points", ha=side, fontsize=9,
-        )  # fmt: skip
+    if np.isfinite(threshold):
+        axis.axvline(threshold * seconds, color=INK, linewidth=1.6)
+        for text, offset, side in (("positive →", 5, "left"), ("← negative", -5, "right")):
+            axis.annotate(
+                text, (threshold * seconds, 1), xycoords=("data", "axes fraction"), xytext=(offset, -10),
+                textcoords="offset points", ha=side, fontsize=9,
+            )  # fmt: skip
     axis.set_xlabel("advantage, as seconds of attempt gained or lost")
     axis.set_ylabel("share of ticks")
     axis.set_ylim(0, axis.get_ylim()[1] * 1.12)
@@ -293,4 +205,28 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) ->
         axis.set_xlabel("optimiser step")
         axis.legend(loc="upper right")
     subplots[0].set_ylabel("loss")
+    return fig
+
+
+@as_svg
+def stacked(
+    rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[tuple[str, str, str]], xlabel: str
+) -> Figure:
+    """Horizontal bars of several parts. rows: (name, length of each part); parts: (name, colour, hatch)."""
+    fig = Figure((WIDE, 1.15 + 0.36 * len(rows)), layout="constrained")
+    axis = fig.add_subplot()
+    for y, (_, lengths) in enumerate(rows):
+        left = 0.0
+        for length, (_, color, hatch) in zip(lengths, parts, strict=True):
+            axis.barh(-y, length, 0.66, left=left, color=color, hatch=hatch or None, edgecolor=PAPER)
+            left += length
+        axis.annotate(f"{left:.1f}", (left, -y), xytext=(4, 0), textcoords="offset points", va="center")
+    axis.set_yticks([-y for y in range(len(rows))], [name for name, _ in rows])
+    axis.tick_params(axis="y", left=False, labelcolor=INK)
+    axis.grid(False, axis="y")
+    axis.spines["left"].set_visible(False)
+    axis.set_xlim(0, max(sum(lengths) for _, lengths in rows) * 1.08 or 1)
+    axis.set_xlabel(xlabel)
+    known = [Patch(facecolor=c, hatch=hatch or None, edgecolor=PAPER, label=n) for n, c, hatch in parts]
+    fig.legend(handles=known, loc="outside upper left", ncols=len(parts), handlelength=1.5, columnspacing=1.4)
     return fig

@@ -63,9 +63,7 @@ def _findings(report: StoreReport) -> str:
         bars(rows, "findings"), "Findings by kind", "How often each was found.", "Findings by kind"
     )
     shown = report.findings[:MOST_ROWS]
-    cells = [
-        [f'<span class="bad">{f.kind}</span>', escape(f.episode), escape(f.text)] for f in shown
-    ]
+    cells = [[f'<span class="bad">{f.kind}</span>', escape(f.episode), escape(f.text)] for f in shown]
     meaning = page.table(["kind", "what it is"], [[k, escape(KINDS[k])] for k in counts])
     more = len(report.findings) - len(shown)
     rest = page.remark(f"{more} more are in <code>--json</code>.") if more else ""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from recap.report import figures, page
-from recap.report.run import Missing, Run
+from recap.report.missing import Missing
+from recap.report.run import Run
 from recap_learner.episodes import Episode
 from recap_learner.returns import monte_carlo_returns
 
@@ -18,8 +19,14 @@ _GATES = (
     ("spearman_success", "Does it see progress?", "the same within successes"),
     ("outcome_auc", "Does it see failures coming?", "told from successes 1 s before the end; 0.5 is chance"),
     ("fast_auc", "Does it see speed?", "faster half of successes told from the slower; 0.5 is chance"),
+    ("correction_auc", "Does it see help?", "corrections told from what they corrected; 0.5 is chance"),
+    (
+        "fall_auc",
+        "Does it see mistakes?",
+        "falls at marked moments of failure told from others; 0.5 is chance",
+    ),
+    ("calibration", "Are its numbers right?", "mean distance from the return that came; 0 is perfect"),
 )
-_REPORTS = {"pretrain": "of demonstrations", "recap": "of all attempts"}
 _COLORS = {"policy": figures.BLUE, "demonstrations": figures.ORANGE, "corrections": figures.PURPLE}
 
 
@@ -38,7 +45,7 @@ def show_value(run: Run) -> str:
 
 
 def _held_out(run: Run) -> list[tuple[Episode, np.ndarray]]:
-    values = run.values("iteration_01")
+    values = run.values
     found = [(e, values[e.info.id]) for e in run.rollouts if e.info.id in values]
     if not found:
         raise Missing("No attempt of the policy has a value yet.")
@@ -50,7 +57,7 @@ def _value_curves(run: Run) -> str:
     return page.picture(
         figures.values([(v, e.info.success) for e, v in found], found[0][0].info.station.step_s),
         "Value over time of successes and failures",
-        f"{page.count(len(found), 'attempt')} of the SFT policy, some of them helped by a person. Above the "
+        f"{page.count(len(found), 'attempt')} of the policy, some of them helped by a person. Above the "
         "dotted line success is expected, below it failure. Where the two colours part, the value function "
         "knows. Medians are drawn while half of the attempts last.",
         "Value over time, held out",
@@ -71,20 +78,22 @@ def _calibration(run: Run) -> str:
 
 
 def _gates(run: Run) -> str:
-    reports = {name: report for name, report in run.need("value").items() if report}
+    reports = run.value_reports
     problems = [(name, problem) for name, report in reports.items() for problem in report.get("problems", ())]
     rows = []
     for gate, question, meaning in _GATES:
+        if all(report.get(gate) is None for report in reports.values()):
+            continue
         cells = []
         for name, report in reports.items():
             failed = any(n == name and f"{gate} is" in problem for n, problem in problems)
             text = page.number(report.get(gate))
             cells.append(f'<span class="bad">{text} ✗</span>' if failed else text)
         rows.append([f"{question}<br><span class=muted>{meaning}</span>", *cells])
-    heads = ["value function", *(_REPORTS.get(name, name) for name in reports)]
+    heads = ["value function", *reports]
     shown = "<h3>Can it be trusted?</h3>" + page.table(heads, rows, frozenset(range(1, len(heads))))
     for name, problem in problems:
-        shown += page.note(f"Value function {_REPORTS.get(name, name)}: {problem}", "problem")
+        shown += page.note(f"Value function {name}: {problem}", "problem")
     if not problems:
         shown += '<p><span class="good">✓</span> It passes every gate that is set for it.</p>'
     return shown
@@ -92,17 +101,18 @@ def _gates(run: Run) -> str:
 
 def show_advantage(run: Run) -> str:
     labels, about = run.labels
-    threshold, groups = float(about["threshold"]), _groups(run)
+    threshold, groups = run.threshold(about), _groups(run)
     total = np.concatenate([columns.indicator for columns in labels.values()])
     end = page.remark(
         f"In all, {page.percent(float(total.mean()))} of {len(total):,} ticks in "
         f"{page.count(len(labels), 'attempt')} are labelled positive."
     )
     figures_ = page.pair(_histogram(run, groups, threshold), _shares(groups, threshold))
-    return _rule(run, about.get("rule") or {}) + figures_ + end
+    return _rule(run, about) + figures_ + end
 
 
-def _rule(run: Run, rule: dict[str, Any]) -> str:
+def _rule(run: Run, about: dict[str, Any]) -> str:
+    rule = (about.get("rules") or {}).get(run.episodes[0].info.task.name) or about.get("rule") or {}
     ahead = rule.get("lookahead", 0) * run.episodes[0].info.station.step_s
     span = f"the next {ahead:g} s" if ahead else "the whole rest of the attempt"
     share = page.percent(rule.get("positive_fraction"))
@@ -118,13 +128,15 @@ def _histogram(run: Run, groups: dict[str, tuple[np.ndarray, np.ndarray]], thres
     for name, (advantage, _) in groups.items():
         kind = name.split(":")[0]
         merged[kind] = np.concatenate([merged.get(kind, advantage[:0]), advantage])
-    seconds = f"{threshold * run.value_seconds:+.2f}".replace("-", "−")
+    seconds = f"The line is the threshold, {threshold * run.value_seconds:+.2f} s.".replace("-", "−")
+    if not np.isfinite(threshold):
+        seconds = "No tick is above the threshold."
     drawn = {kind: advantage for kind, advantage in merged.items() if len(advantage)}
     return page.picture(
         figures.advantages(drawn, threshold, run.value_seconds, _COLORS),
         "Histogram of advantages with the threshold",
-        "Above zero, things went better than expected; far left is a mistake. The line is the threshold, "
-        f"{seconds} s. To fail costs as much as a whole attempt's time. The outermost bars hold all that "
+        "Above zero, things went better than expected; far left is a mistake. "
+        f"{seconds} To fail costs as much as a whole attempt's time. The outermost bars hold all that "
         "lies beyond.",
         "Advantage of every tick",
     )

@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from recap.report.run import Missing
+from recap.report.missing import Missing
+from recap.report.style import DARK_VARIABLES, VARIABLES, themed
 
 CSS = """
-:root { --ink:#1f2933; --muted:#5b6770; --line:#e3e7ea; --blue:#0072B2; --ground:#f5f6f7 }
+:root { color-scheme:light dark; VARIABLES; --ground:#f5f6f7; --raised:#fcfcfd; --warn:#fdf8ec;
+  --bad:#a84300; --good:#00714f }
+@media (prefers-color-scheme:dark) { :root { DARK; --ground:#101418; --raised:#20262c; --warn:#2e2716;
+  --bad:#ff9a52; --good:#46c79f } }
 * { box-sizing:border-box }
 html { scroll-behavior:smooth; -webkit-text-size-adjust:100% }
 body { margin:0; background:var(--ground); color:var(--ink);
@@ -25,14 +29,14 @@ p { margin:6px 0; max-width:88ch }
 header p { max-width:100ch }
 a { color:var(--blue); text-decoration-thickness:1px; text-underline-offset:2px }
 nav { display:flex; flex-wrap:wrap; gap:4px 18px; margin:16px 0 0; font-size:.95rem }
-section { background:#fff; border:1px solid var(--line); border-radius:10px; padding:22px 24px; margin:18px 0;
-  scroll-margin-top:8px }
+section { background:var(--paper); border:1px solid var(--line); border-radius:10px; padding:22px 24px;
+  margin:18px 0; scroll-margin-top:8px }
 .verdict { font-size:clamp(1.45rem,3.6vw,2.15rem); line-height:1.2; font-weight:650; margin:6px 0 12px;
   max-width:40ch; text-wrap:balance }
 .muted { color:var(--muted) }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(190px,1fr));
   gap:10px; margin:14px 0 10px }
-.tile { border:1px solid var(--line); border-radius:8px; padding:10px 14px; background:#fcfcfd }
+.tile { border:1px solid var(--line); border-radius:8px; padding:10px 14px; background:var(--raised) }
 .tile.main { border-left:4px solid var(--blue) }
 .tile b { display:block; font-size:1.6rem; line-height:1.2; font-weight:650;
   font-variant-numeric:tabular-nums }
@@ -53,10 +57,10 @@ th,td { text-align:left; padding:5px 18px 5px 0; border-bottom:1px solid var(--l
 th { color:var(--muted); font-weight:600; vertical-align:bottom }
 td.n { text-align:right; white-space:nowrap }
 th.n { text-align:right }
-.missing,.problem { border-left:4px solid #E69F00; background:#fdf8ec; padding:8px 12px; border-radius:4px;
-  margin:12px 0 }
-.bad { color:#a84300; font-weight:600 }
-.good { color:#00714f; font-weight:600 }
+.missing,.problem { border-left:4px solid #E69F00; background:var(--warn); padding:8px 12px;
+  border-radius:4px; margin:12px 0 }
+.bad { color:var(--bad); font-weight:600 }
+.good { color:var(--good); font-weight:600 }
 details { margin-top:12px }
 summary { cursor:pointer; color:var(--blue) }
 pre { overflow-x:auto; background:var(--ground); border:1px solid var(--line); border-radius:6px;
@@ -69,6 +73,8 @@ code { font-size:.9em; overflow-wrap:anywhere }
 }
 @media print { section { break-inside:avoid; border:0 } body { background:#fff } }
 """
+
+CSS = CSS.replace("DARK", DARK_VARIABLES).replace("VARIABLES", VARIABLES)
 
 
 def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
@@ -127,7 +133,7 @@ def pair(*columns: str) -> str:
 def key(entries: Sequence[tuple[str, str]]) -> str:
     """A legend: (CSS background, name) each."""
     items = "".join(
-        f'<span><i style="background:{color}"></i>{escape(name)}</span>' for color, name in entries
+        f'<span><i style="background:{themed(color)}"></i>{escape(name)}</span>' for color, name in entries
     )
     return f'<div class="key">{items}</div>'
 

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from recap_learner.episodes import SUFFIX, Episode, load_episode, read_images
+from recap.report.evaluations import Result, find_results, main_line
+from recap.report.missing import Missing
+from recap_learner.episodes import SUFFIX, Episode, read_images, read_info
 from recap_learner.returns import Normalizer
+from recap_learner.store import load_judged
 from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.cdr import deserialize, stamp_ns
 
-# Records of the stages (recap.stages) → where summary.json holds their results.
+# Records of the stages, without the iteration before the name → where summary.json holds their results.
 _FROM_STAGES = {
     "demonstrations": ("demonstrations",),
     "vision": ("vision",),
@@ -30,21 +33,14 @@ _FROM_STAGES = {
     "policy": ("training", "policy"),
     "live": ("live",),
     "rollouts": ("rollouts",),
-    "evaluate": ("policies",),
 }
 
 # What results are called in the report.
 _RESULTS = {
-    "policies": "the evaluation of both policies",
-    "comparison": "the comparison of both policies",
     "value": "a value function",
     "demonstrations": "the demonstrations",
     "vision": "the vision tower",
 }
-
-
-class Missing(Exception):
-    """Something that the report would show is not there. One line that says what."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,97 @@ class EpisodeLabels:
 
 
 class Run:
-    """One run folder. `summary` is summary.json, or what the finished stages recorded so far."""
+    """One run folder, or with `task` what it holds of one of its tasks. `summary` is summary.json, or what
+    the finished stages recorded so far."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, task: str = "") -> None:
+        self.folder, self.task = folder, task
+        self.home = folder / task  # of iterations and demonstrations
         self.store = folder / "episodes"
         path = folder / "summary.json"
-        self.finished = path.exists()
-        self.summary: dict[str, Any] = json.loads(path.read_text()) if self.finished else self._so_far()
+        self.summary: dict[str, Any] = _json(path) or self._so_far()
+
+    def of(self, task: str) -> Run:
+        return self if task == self.task else Run(self.folder, task)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Folders of its tasks; [""] where it has one task, whose iterations lie in the run itself."""
+        inside = {path.parent.name for path in self.folder.glob("*/iteration_*")}
+        return sorted(inside - {"stages"}) or [""]
+
+    @cached_property
+    def iterations(self) -> list[Path]:
+        """Folders of the iterations, in order; the first, of SFT, is 0."""
+        return sorted(p for p in self.home.glob("iteration_*") if p.name[10:].isdigit() and p.is_dir())
+
+    def newest(self, name: str) -> Path:
+        """A file of the last iteration that has it. Raises Missing."""
+        for folder in reversed(self.iterations):
+            if (folder / name).exists():
+                return folder / name
+        raise Missing(f"No iteration has {name} yet.")
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Stage → its record, from manifest.json, or from stages/ where that is not there."""
+        manifest = _json(self.folder / "manifest.json").get("stages")
+        if isinstance(manifest, dict):
+            return manifest
+        return {p.stem: _json(p) for p in sorted((self.folder / "stages").glob("[!.]*.json"))}
+
+    @property
+    def code_version(self) -> str:
+        said = [r.get("code_version") for r in self.records.values()]
+        return str(self.summary.get("code_version") or next(filter(None, reversed(said)), ""))
+
+    @cached_property
+    def _found(self) -> tuple[list[Result], list[str]]:
+        results, problems = find_results(self.folder)
+        return [r.with_stages(self._stages) for r in results], problems
+
+    @cached_property
+    def _stages(self) -> tuple[str, ...]:
+        """Of the task, in order; empty where nothing says."""
+        for file in sorted(self.store.glob(f"*{SUFFIX}")):
+            info = read_info(file)
+            if not self.task or self.task == info.task.name:
+                return tuple(info.task.stages)
+        return ()
+
+    @property
+    def results(self) -> list[Result]:
+        """All evaluations of this task."""
+        return [r for r in self._found[0] if not self.task or r.task in ("", self.task)]
+
+    @property
+    def result_problems(self) -> list[str]:
+        return self._found[1]
+
+    @cached_property
+    def main_line(self) -> list[Result]:
+        return main_line(self.results)
+
+    @cached_property
+    def value_reports(self) -> dict[str, dict[str, Any]]:
+        """Of which attempts → what was found of a value function on those held out."""
+        found = {}
+        for name, record in self.records.items():
+            *before, stage = name.split(".")
+            result = record.get("result")
+            if not isinstance(result, dict) or (self.task and before and before[0] not in (self.task, "")):
+                continue
+            if stage == "pretrain_value":
+                found["of demonstrations"] = result
+            elif stage == "value":
+                number = next((p[10:].lstrip("0") for p in before if p.startswith("iteration_")), "1")
+                found[f"of iteration {number or '0'}"] = result
+        if not found:
+            old = {"pretrain": "of demonstrations", "recap": "of iteration 1"}
+            found = {old.get(k, k): v for k, v in (self.summary.get("value") or {}).items() if v}
+        if not found:
+            raise Missing("Not there yet: a value function.")
+        return found
 
     def need(self, *keys: str) -> Any:
         """summary[key][key]…; raises Missing where it is not there."""
@@ -76,19 +155,16 @@ class Run:
             found = found[key]
         return found
 
-    def attempts(self, iteration: str) -> list[dict[str, Any]]:
-        """Evaluation attempts of one policy (recap.rollout.Attempt as dictionaries)."""
-        return json.loads(self._file(iteration, "eval.json").read_text())
-
-    def values(self, iteration: str) -> dict[str, np.ndarray]:
-        """Held-out value of every tick: episode id → (T,) float32."""
-        with np.load(self._file(iteration, "values.npz")) as stored:
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """Held-out value of every tick, of the last iteration: episode id → (T,) float32."""
+        with np.load(self.newest("values.npz")) as stored:
             return {name: stored[name] for name in stored.files}
 
     @cached_property
     def labels(self) -> tuple[dict[str, EpisodeLabels], dict[str, Any]]:
-        """Labels of iteration 1: episode id → columns, and what they were made from."""
-        table = pq.read_table(self._file("iteration_01", "labels.parquet"))
+        """Labels of the last iteration: episode id → columns, and what they were made from."""
+        table = pq.read_table(self.newest("labels.parquet"))
         about = json.loads((table.schema.metadata or {}).get(b"recap.labels", b"{}"))
         names = np.asarray(table["episode"].to_pylist())
         columns = [table[n].to_numpy() for n in ("value", "advantage", "indicator", "forced")]
@@ -99,14 +175,27 @@ class Run:
             found[str(names[start])] = EpisodeLabels(*(column[start:end] for column in columns))
         return found, about
 
+    def threshold(self, about: dict[str, Any]) -> float:
+        """Of this task's advantages; infinite where nothing was to be positive."""
+        found = about.get("threshold")
+        task = self.episodes[0].info.task.name
+        if isinstance(of_task := (about.get("thresholds") or {}).get(task), dict):
+            found = of_task.get("advantage")
+        return float("inf") if found is None else float(found)
+
     @cached_property
     def episodes(self) -> list[Episode]:
-        """All converted episodes that were not discarded."""
+        """All converted episodes that were not discarded, with what people said of them."""
         files = sorted(self.store.glob(f"*{SUFFIX}"))
         if not files:
             raise Missing("No attempt has been converted to an episode yet.")
-        episodes = [load_episode(file) for file in files]
-        return [e for e in episodes if e.info.outcome != "discarded"]
+        kept = [e for e in load_judged(files) if e.info.outcome != "discarded"]
+        found = [
+            e for e in kept if not self.task or self.task in (e.info.task.name, Path(e.info.task.name).stem)
+        ]
+        if not found:
+            raise Missing("All attempts were discarded, or are of other tasks.")
+        return found
 
     @property
     def rollouts(self) -> list[Episode]:
@@ -119,6 +208,11 @@ class Run:
     @cached_property
     def normalizer(self) -> Normalizer:
         info = self.episodes[0].info
+        try:
+            said = (self.labels[1].get("normalizers") or {}).get(info.task.name) or {}
+            return Normalizer(**said)
+        except (Missing, TypeError, OSError, ValueError):  # labels that do not say
+            pass
         return Normalizer(round(info.task.max_episode_s * info.station.control_rate_hz))
 
     @cached_property
@@ -128,6 +222,11 @@ class Run:
 
     def is_live(self, episode: Episode) -> bool:
         return "live" in Path(episode.info.bag).parts
+
+    def iteration(self, episode: Episode) -> int | None:
+        """By the place of its bag; None: a demonstration, or from elsewhere."""
+        numbers = [p[10:] for p in Path(episode.info.bag).parts if p.startswith("iteration_")]
+        return int(numbers[-1]) if numbers and numbers[-1].isdigit() else None
 
     def bag(self, episode: Episode) -> Path:
         return (self.store / episode.info.bag).resolve()
@@ -151,8 +250,7 @@ class Run:
 
     def command_periods_ms(self) -> np.ndarray:
         """Time between commands to the robot during the live attempts, from the stamps in their bags."""
-        folder = self.folder / "iteration_01" / "live"
-        bags = sorted(p for p in folder.glob("*") if any(p.glob("*.mcap")))
+        bags = sorted(p for p in self.home.glob("iteration_*/live/*") if any(p.glob("*.mcap")))
         if not bags:
             raise Missing("No bag of a live attempt is there.")
         periods = []
@@ -167,7 +265,9 @@ class Run:
     def training_logs(self) -> dict[str, list[dict[str, float]]]:
         """ "pretrain/policy" and so on → entries of its training log."""
         found = {}
-        for path in sorted(self.folder.glob("*/training/*/log.json")):
+        for path in sorted(
+            [*self.folder.glob("pretrain/training/*/log.json"), *self.home.glob("*/training/*/log.json")]
+        ):
             found[f"{path.parts[-4]}/{path.parts[-2]}"] = json.loads(path.read_text())
         if not found:
             raise Missing("No training has been finished yet.")
@@ -176,9 +276,14 @@ class Run:
     def checkpoints(self) -> dict[str, dict[str, Any]]:
         """ "pretrain/policy" and so on → what its config.json says: identity, lineage and more."""
         found = {}
-        for folder in ("pretrain", "iteration_00", "iteration_01"):
-            for path in sorted((self.folder / folder).glob("*/config.json"), reverse=True):
-                found[f"{folder}/{path.parts[-2]}"] = json.loads(path.read_text())
+        for folder in (self.folder / "pretrain", *self.iterations, self.folder / "generalist"):
+            paths = [
+                *sorted(folder.glob("*/config.json"), reverse=True),
+                *sorted(folder.glob("arms/*/policy/config.json")),
+            ]
+            for path in paths:
+                name = str(path.parent.relative_to(self.home if self.home in path.parents else self.folder))
+                found[name] = json.loads(path.read_text())
         if not found:
             raise Missing("No model has been trained yet.")
         return found
@@ -193,18 +298,11 @@ class Run:
             raise Missing("No live attempt over ROS 2 has been recorded yet.")
         return found
 
-    def _file(self, *parts: str) -> Path:
-        path = self.folder.joinpath(*parts)
-        if not path.exists():
-            raise Missing(f"{'/'.join(parts)} is not there yet.")
-        return path
-
     def _so_far(self) -> dict[str, Any]:
         summary: dict[str, Any] = {"seconds": {}}
-        for path in (self.folder / "stages").glob("*.json"):
-            record = json.loads(path.read_text())
-            summary["seconds"][path.stem] = record["seconds"]
-            if where := _FROM_STAGES.get(path.stem):
+        for name, record in self.records.items():
+            summary["seconds"][name] = record.get("seconds", 0.0)
+            if (where := _FROM_STAGES.get(name.rpartition(".")[2])) and "result" in record:
                 inner = summary
                 for key in where[:-1]:
                     inner = inner.setdefault(key, {})
@@ -215,3 +313,12 @@ class Run:
     def _messages(bag: Path, topic: str, kind: str) -> Iterator[Any]:
         for _, _, cdr in BagReader(bag).messages([topic]):
             yield deserialize(cdr, kind)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,4 +1,7 @@
-"""How a cell stands, from what was heard of it: pure; the caller passes a steady clock's seconds."""
+"""How a cell stands, from what was heard of it: pure; the caller passes a steady clock's seconds.
+
+`./recap operate` in a terminal and the console in a browser show the same board.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ WINDOW_S = 2.0  # rates are of this long
 SILENT_S = 0.5  # a stream that should flow and was not heard for this long is silent
 MODE_SILENT_S = 1.5  # the arbiter repeats control_mode twice a second
 NODE_SILENT_S = 5.0  # every node speaks in /diagnostics once a second
+
+SAME_S = 0.5  # lines of one message of /diagnostics are heard within this
 
 # The streams that may command, in the order shown: name, topic.
 SOURCES = (("policy", topics.POLICY_COMMAND), ("teleop", topics.TELEOP_COMMAND), ("pedal", topics.JOY))
@@ -95,6 +100,26 @@ class Alarm:
     level: str  # "warn" or "error"
     name: str
     text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a node in /diagnostics; level 0 all right, 1 warning, 2 error, 3 stale."""
+
+    name: str
+    level: int
+    text: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class NodeSeen:
+    """A node as /diagnostics tells of it; `age_s` since it last spoke."""
+
+    name: str
+    age_s: float
+    live: bool
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -302,6 +327,18 @@ class Board:
             handed_back=self._handed_back,
         )
 
+    def nodes_seen(self, now_s: float) -> tuple[NodeSeen, ...]:
+        """Every node heard of in /diagnostics, with the lines of its latest message."""
+        seen = []
+        for node, heard_s in sorted(self._nodes.items()):
+            lines = tuple(
+                Line(name.partition(": ")[2], status.level, status.text, status.values)
+                for name, status in self._statuses.items()
+                if _node(name) == node and heard_s - status.heard_s < SAME_S
+            )
+            seen.append(NodeSeen(node, now_s - heard_s, now_s - heard_s <= NODE_SILENT_S, lines))
+        return tuple(seen)
+
     def _mode_seen(self, now_s: float) -> ModeSeen:
         if self._mode is None:
             return ModeSeen()
@@ -383,7 +420,7 @@ class Board:
         alarms = []
         for name, status in self._statuses.items():
             # A line that its node's latest message left out is over.
-            if status.level and self._nodes[_node(name)] - status.heard_s < 0.5:
+            if status.level and self._nodes[_node(name)] - status.heard_s < SAME_S:
                 alarms.append(Alarm("warn" if status.level == 1 else "error", name, status.text))
         silent = [node for node, heard_s in self._nodes.items() if now_s - heard_s > NODE_SILENT_S]
         alarms = [alarm for alarm in alarms if _node(alarm.name) not in silent]

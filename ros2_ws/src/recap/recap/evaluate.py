@@ -1,0 +1,289 @@
+"""Policies evaluated in the simulated cell, headless and in parallel, so that a killed evaluation goes on.
+
+Every finished attempt is a line in a journal before the next counts. What an attempt comes to depends on its
+start state alone, and when to stop on the attempts in the order of their start states: the numbers are the
+same however many processes there are and however often they were killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recap.rollout import Rollouts, finished
+from recap.stages import code_version
+from recap_learner.episodes import SUFFIX, read_info
+from recap_learner.evaluation import Attempt, Evaluation, EvaluationError, load_attempts
+from recap_learner.sequential import Stopping
+from recap_policy.description import CheckpointError, check
+from recap_policy.interface import Sampling
+from recap_station.contract import load_station, load_task
+
+EVALUATION_SEED = 90_000  # the first start state that is kept for evaluations
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One policy under one setting. out: folder of its journal and its result."""
+
+    name: str
+    rollouts: Rollouts
+    identity: str
+    key: str
+    out: Path
+
+    @property
+    def stem(self) -> str:
+        how = self.rollouts.sampling
+        condition = how.indicator or "none"
+        policy = self.rollouts.checkpoint
+        assert policy is not None
+        return f"{policy.name}_{condition}_b{how.beta:g}_{self.key[:8]}"
+
+    @property
+    def journal(self) -> Path:
+        return self.out / f"{self.stem}.attempts.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.out / f"{self.stem}.json"
+
+
+def entrants(
+    checkpoints: Sequence[Path], samplings: Sequence[Sampling], how: Rollouts, out: Path | None
+) -> list[Entrant]:
+    """Every checkpoint under every sampling. out: None: `evaluations/` beside each checkpoint.
+
+    Raises CheckpointError on what is no policy of this station.
+    """
+    station, task = load_station(how.station), load_task(how.task)
+    found = []
+    for checkpoint in checkpoints:
+        identity = check(checkpoint, "policy", station).identity
+        for sampling in samplings:
+            rollouts = replace(how, checkpoint=checkpoint, sampling=sampling)
+            world = [identity, asdict(sampling), task.to_dict(), station.to_dict()]
+            run = [how.execute_steps, how.latency_ticks, how.operator]
+            key = hashlib.sha256(json.dumps([world, run], sort_keys=True).encode()).hexdigest()
+            name = "/".join(checkpoint.resolve().parts[-2:])
+            if len(samplings) > 1:
+                name += f" {sampling.indicator or 'none'} β {sampling.beta:g}"
+            found.append(Entrant(name, rollouts, identity, key, out or checkpoint.resolve().parent / FOLDER))
+    if len({e.result for e in found}) < len(found):
+        raise EvaluationError("the same policy was given twice under the same setting: wanted it once")
+    return found
+
+
+def evaluate(
+    policies: Sequence[Entrant],
+    seeds: range,
+    stopping: Stopping,
+    workers: int,
+    reset_s: float = 0.0,
+    count_reset: bool = False,
+    notes: Sequence[str] = (),
+    progress: Callable[[float, str], None] | None = None,
+) -> list[Evaluation]:
+    """Run what is missing of the attempts → the evaluations, also written to each one's `result`."""
+    with ExitStack() as stack:
+        journals = [stack.enter_context(Journal(p)) for p in policies]
+        looked = _Looks(seeds, stopping, journals)
+        jobs = [(i, s) for s in seeds for i, j in enumerate(journals) if s not in j.attempts]
+        total, begun = len(seeds) * len(journals), time.monotonic()
+        if not looked.ended():  # then there is something to do
+            with closing(finished([p.rollouts for p in policies], jobs, workers)) as attempts:
+                for made, (index, attempt) in enumerate(attempts, 1):
+                    journals[index].add(attempt)
+                    if progress:
+                        rest = (time.monotonic() - begun) / made * (len(jobs) - made)
+                        done = total - len(jobs) + made
+                        progress(done / total, f"{done}/{total} attempts, at most {rest:.0f} s left")
+                    if looked.ended():
+                        break
+        used = seeds[: looked.count]
+        about = {
+            "rule": "early" if stopping.early else "fixed",
+            "early": stopping.early,
+            "planned": len(seeds),
+            "attempts": len(used),
+            "why": looked.why or "all planned attempts were made",
+            **(asdict(stopping) if stopping.early else {}),
+        }
+        found = [
+            _evaluation(p, [j.attempts[s] for s in used], reset_s, count_reset, about, [*notes, *j.notes])
+            for p, j in zip(policies, journals, strict=True)
+        ]
+        for policy, evaluation in zip(policies, found, strict=True):
+            evaluation.write(policy.result)
+    return found
+
+
+def training_seeds(checkpoint: Path, task: str) -> set[int] | None:
+    """Start states of this task that the policy, and those that it was trained from, have learned from;
+    None where that cannot be told.
+
+    Read from the checkpoint's lineage and from the episodes of its run (`episodes/` in a folder above it).
+    """
+    run = next(
+        (p for p in checkpoint.resolve().parents[:4] if any((p / "episodes").glob(f"*{SUFFIX}"))), None
+    )
+    names = _lineage(checkpoint, run)
+    if names is None:
+        return None
+    if run is None:
+        return None if names else set()
+    seeds = set()
+    for name in names:
+        file = run / "episodes" / f"{name}{SUFFIX}"
+        if not file.is_file():
+            return None
+        info = read_info(file)
+        if info.task.name == task and info.seed >= 0:
+            seeds.add(info.seed)
+    return seeds
+
+
+def _lineage(checkpoint: Path, run: Path | None) -> set[str] | None:
+    """Ids of all episodes in the lineage; None where a link of it is missing."""
+    names: set[str] = set()
+    seen: set[Path] = set()
+    while checkpoint.resolve() not in seen:
+        seen.add(checkpoint.resolve())
+        try:
+            lineage = check(checkpoint, "policy").lineage
+        except CheckpointError:
+            return None
+        if "episodes" not in lineage:
+            return None
+        names |= set(lineage["episodes"])
+        if not (start := lineage.get("start")):
+            break
+        checkpoint = Path(start)
+        if not checkpoint.is_dir() and run is not None:  # the run was moved
+            checkpoint = run.joinpath(*checkpoint.parts[-2:])
+    return names
+
+
+class Journal:
+    """The attempts of one entrant, a line each, on disk as soon as they are made. One process at a time.
+
+    A last line that was cut off by a crash is dropped; anything else that is wrong raises EvaluationError.
+    """
+
+    def __init__(self, policy: Entrant) -> None:
+        self.path, self.key, self.code = policy.journal, policy.key, code_version(Path(__file__).parents[4])
+        self.attempts: dict[int, Attempt] = {}
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Journal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise EvaluationError(f"{self.path}: another evaluation is at it; wanted one at a time") from None
+        try:
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, attempt: Attempt) -> None:
+        self._append(asdict(attempt))
+        self.attempts[attempt.seed] = attempt
+
+    def _append(self, data: dict[str, Any]) -> None:
+        self._file.write(json.dumps(data).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        text = self._file.read()
+        whole = text.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        rows = []
+        for number, line in enumerate(text[:whole].splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise EvaluationError(
+                    f"{self.path}: line {number} cannot be read; delete it, and its attempt is made again"
+                ) from None
+        if not rows:
+            self._append({"key": self.key, "code": self.code})
+            return
+        if rows[0].get("key") != self.key:
+            raise EvaluationError(f"{self.path}: of another policy or setting; wanted --out elsewhere")
+        if rows[0].get("code") != self.code:
+            self.notes.append(f"some attempts were made by code {rows[0].get('code')}, others by {self.code}")
+        self.attempts = {attempt.seed: attempt for attempt in load_attempts(rows[1:])}
+
+
+class _Looks:
+    """Looks at the attempts in the order of their start states, each number of them once.
+
+    count: start states that have an attempt of every entrant, up to where to stop; why: the reason to.
+    """
+
+    def __init__(self, seeds: range, stopping: Stopping, journals: Sequence[Journal]) -> None:
+        self.seeds, self.stopping, self.journals = seeds, stopping, journals
+        self.outcomes: list[list[bool]] = [[] for _ in journals]
+        self.count, self.why = 0, ""
+
+    def ended(self) -> bool:
+        while not self.why and self.count < len(self.seeds):
+            seed = self.seeds[self.count]
+            if not all(seed in journal.attempts for journal in self.journals):
+                return False
+            for outcomes, journal in zip(self.outcomes, self.journals, strict=True):
+                outcomes.append(journal.attempts[seed].success)
+            self.count += 1
+            if self.stopping.early:
+                self.why = self.stopping.reason(self.outcomes)
+        return True
+
+
+def _evaluation(
+    policy: Entrant,
+    attempts: Sequence[Attempt],
+    reset_s: float,
+    count_reset: bool,
+    stopping: dict[str, Any],
+    notes: Sequence[str],
+) -> Evaluation:
+    how, task = policy.rollouts, load_task(policy.rollouts.task)
+    return Evaluation(
+        name=policy.name,
+        attempts=tuple(attempts),
+        checkpoint=str(how.checkpoint),
+        identity=policy.identity,
+        task=task.name,
+        station=load_station(how.station).name,
+        stages=tuple(task.stages),
+        settings={
+            **asdict(how.sampling),
+            "indicator": how.sampling.indicator or "none",
+            "execute_steps": how.execute_steps,
+            "latency_ticks": how.latency_ticks,
+            "watched": how.operator,
+        },
+        reset_s=reset_s,
+        count_reset=count_reset,
+        stopping=stopping,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,71 @@
+"""What test_distributed.py runs under torchrun, or alone: trainings of made-up frames, one after the other.
+
+    torchrun --standalone --nproc-per-node 2 tests/learner/crew_program.py FOLDER JOB ...
+
+A job is NAME:KIND:STRATEGY:ACCUMULATION. A fifth word, "die", has it kill itself at its 21st step, "cuda"
+trains on GPUs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import make_frames
+
+from recap_learner.distributed import crew, join
+from recap_learner.policy_training import PolicyTraining, train_policy
+from recap_learner.training import Schedule
+from recap_learner.value_training import ValueTraining, train_value
+from recap_policy.config import VALUE_CONFIGS
+
+STEPS = 25
+DIES_AT = 20
+
+
+def without_dropout() -> None:
+    """Dropout alone depends on how a batch is split."""
+    tiny = VALUE_CONFIGS["value-tiny"]
+    VALUE_CONFIGS["value-tiny"] = replace(tiny, backbone=replace(tiny.backbone, dropout=0.0))
+
+
+def run(folder: Path, job: str) -> None:
+    name, kind, strategy, accumulation, *rest = job.split(":")
+    frames, dies = make_frames(folder / "vision"), rest == ["die"]
+    device = "cuda" if rest == ["cuda"] else "cpu"
+
+    def progress(fraction: float, _note: str) -> None:
+        if dies and fraction >= (DIES_AT + 1) / STEPS:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    schedule = Schedule(STEPS, 12, 2e-3, warmup=4, save_every_s=0.0 if dies else 1e6)
+    shared = {"schedule": schedule, "device": device, "precision": "float32", "strategy": strategy}
+    shared["accumulation"] = int(accumulation)
+    out = folder / name / "model"
+    if kind == "policy":
+        how = PolicyTraining(**shared, checkpointing=True)
+        indicator = (np.arange(len(frames)) % 2).astype(np.int8)
+        train_policy(frames, indicator, out, None, folder / "vision", how, 3, {}, progress)
+    else:
+        value = ValueTraining(**shared, check_every=8, folds=2)
+        values, _ = train_value(frames, out, None, value, 3, {}, progress)
+        if crew().first:
+            (folder / name / "values.json").write_text(json.dumps({k: v.tolist() for k, v in values.items()}))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    without_dropout()
+    with join():
+        for job in sys.argv[2:]:
+            run(Path(sys.argv[1]), job)
+
+
+if __name__ == "__main__":
+    main()
