@@ -137,9 +137,7 @@ def main() -> None:
         print(f"{name:18} {np.median(found):9.0f} ticks a second")
 
     def fastest(kind: str) -> tuple[str, float]:
-        over = {
-            p: float(np.median(np.array(rates[f"{kind} {p}"]) / np.array(rates["plain"]))) for p in asked
-        }
+        over = {p: float(np.median(np.array(rates[f"{kind} {p}"]) / np.array(rates["plain"]))) for p in asked}
         best = max(over, key=lambda p: over[p])
         return best, over[best]
 

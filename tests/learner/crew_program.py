@@ -54,7 +54,7 @@ def run(folder: Path, job: str) -> None:
         train_policy(frames, indicator, out, None, folder / "vision", how, 3, {}, progress)
     else:
         value = ValueTraining(**shared, check_every=8, folds=2)
-        values, _ = train_value(frames, out, None, value, 3, {}, progress)
+        values = train_value(frames, out, None, value, 3, {}, progress).values
         if crew().first:
             (folder / name / "values.json").write_text(json.dumps({k: v.tolist() for k, v in values.items()}))
 

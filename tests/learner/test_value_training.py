@@ -266,9 +266,7 @@ def test_a_value_of_another_normalizer_is_no_start(data, tmp_path) -> None:
     told = r"value checkpoint .* C_fail = 1·T_max, ordered, wanted .* C_fail = 2"
     with pytest.raises(ValueError, match=told):
         train_value(data, tmp_path / "next", tmp_path / "value", replace(SHORT, fail_ratio=2.0), 1, {})
-    longer = [
-        replace(e, info=replace(e.info, task=replace(TASK, max_episode_s=30.0))) for e in data.episodes
-    ]
+    longer = [replace(e, info=replace(e.info, task=replace(TASK, max_episode_s=30.0))) for e in data.episodes]
     with pytest.raises(ValueError, match=r"T_max = 750 ticks, .* wanted T_max = 1500"):
         train_value(replace(data, episodes=longer), tmp_path / "next", tmp_path / "value", SHORT, 1, {})
     with pytest.raises(ValueError, match=r"e001: task .* of at most 1500 ticks, others of 750"):

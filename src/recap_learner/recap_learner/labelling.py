@@ -215,9 +215,7 @@ def _label_task(
     elif everything and not len(judged):
         threshold = -np.inf
     else:
-        threshold = _threshold(
-            advantage[_some(judged, task)], allowed[judged], rule.positive_fraction
-        )
+        threshold = _threshold(advantage[_some(judged, task)], allowed[judged], rule.positive_fraction)
     positive = (advantage > threshold) & allowed
     if not everything and not (positive & autonomous).any():
         raise ValueError(_no_positives(task, advantage[allowed & autonomous], threshold, success))

@@ -155,7 +155,7 @@ def n_step_advantages(
 def renormalize(
     values: np.ndarray, failed: np.ndarray | None, old: Normalizer, new: Normalizer
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values under another C_fail, without a model → (values (N,), failed (N, 2) or None), float32.
+    """Values under another C_fail, without a model → (values (N,), failed (N, 2)), float32.
 
     failed (N, 2): P(failure | o), the mass of the value's distribution at failures' returns, and those
     returns' part of the expectation, E[R·1(failed)]. With p and F = E[R·1(failed)] of the old normaliser, in
@@ -164,8 +164,9 @@ def renormalize(
         ordered:  V' = −(L_s + L_f + C_fail'·p) / (T_max + C_fail')
         clipped:  V' = −L_s / T_max − p                                 (C_fail' ≥ T_max)
 
-    Raises ValueError where the distribution does not say it: other T_max, or an old rule under which returns
-    of successes and failures overlap, or values that were kept without `failed`.
+    Raises ValueError where it cannot be told: another T_max, values that were kept without `failed` (what a
+    model keeps under a rule by which returns of successes and failures overlap), and clipped ones, whose L_f
+    is lost.
     """
     if old == new:
         return values, failed
@@ -174,11 +175,12 @@ def renormalize(
             f"values are of a normaliser with T_max = {old.max_steps} ticks, wanted {new.max_steps}: train "
             "the value function anew"
         )
-    if failed is None or not old.tells_failures:
+    if failed is None or old.fail_rule != "ordered":
         raise ValueError(
-            f"values under C_fail rule {old.fail_rule!r} with ratio {old.fail_ratio:g}, kept without the "
-            f"probability of failure, cannot be told under {new.fail_rule!r} with {new.fail_ratio:g}: start "
-            "from labels of the rule 'ordered' with a ratio of at least 1, or train the value function anew"
+            f"values under C_fail rule {old.fail_rule!r} with ratio {old.fail_ratio:g}"
+            f"{', kept without the probability of failure,' if failed is None else ''} cannot be told under "
+            f"{new.fail_rule!r} with {new.fail_ratio:g}: start from labels of the rule 'ordered' with a "
+            "ratio of at least 1, or train the value function anew"
         )
     if new.fail_rule == "clipped" and new.fail_ratio < 1:
         raise ValueError(f"clipped with ratio {new.fail_ratio:g}, wanted at least 1: train the value anew")
@@ -186,11 +188,11 @@ def renormalize(
     of_successes = -(values - part) * old.scale
     of_failures = -part * old.scale - old.fail_cost * chance
     if new.fail_rule == "clipped":
-        return np.clip(-of_successes / new.scale - chance, -1, 0).astype(np.float32), None
+        told = np.clip(-of_successes / new.scale - chance, -1, 0)
+        return told.astype(np.float32), np.stack([chance, -chance], 1).astype(np.float32)
     part = -(of_failures + new.fail_cost * chance) / new.scale
-    there = np.clip(-of_successes / new.scale + part, -1, 0).astype(np.float32)
-    kept = np.stack([chance, part], 1).astype(np.float32) if new.tells_failures else None
-    return there, kept
+    told = np.clip(-of_successes / new.scale + part, -1, 0)
+    return told.astype(np.float32), np.stack([chance, part], 1).astype(np.float32)
 
 
 def check_same(found: Mapping[str, Normalizer], wanted: Mapping[str, Normalizer], what: str) -> None:

@@ -123,10 +123,8 @@ class Ticks:
         norms = {**self.norms, **{task: norm for task, norm in norms.items() if task in self.norms}}
         if norms == dict(self.norms):
             return self
-        value, failed = np.empty(len(self.value), np.float32), None
-        kept = self.failed is not None and all(norm.tells_failures for norm in norms.values())
-        if kept:
-            failed = np.empty((len(value), 2), np.float32)
+        value = np.empty(len(self.value), np.float32)
+        failed = None if self.failed is None else np.empty((len(value), 2), np.float32)
         for task in dict.fromkeys(self.task):
             part, rows = self.of_task(task)
             told, chance = renormalize(part.value, part.failed, self.norms[task], norms[task])

@@ -1,8 +1,8 @@
 """`values.npz`: V of every tick of every episode, and what it takes to read it under another C_fail.
 
-    <episode>           (T,) float32 normalised value
-    <episode>/failed    (T, 2) float32, see `returns.renormalize`; absent where the rule tells no failures
-    /normalizers        task → normaliser, as JSON
+<episode>           (T,) float32 normalised value
+<episode>/failed    (T, 2) float32, see `returns.renormalize`; absent where the rule tells no failures
+/normalizers        task → normaliser, as JSON
 """
 
 from __future__ import annotations
