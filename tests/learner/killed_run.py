@@ -21,11 +21,12 @@ import torch
 
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
+from recap_learner.cell import Collection, Order
 from recap_learner.episodes import Episode, EpisodeInfo
 from recap_learner.frames import Frames
 from recap_learner.improve import Improvement
 from recap_learner.policy_training import PolicyTraining
-from recap_learner.rounds import Collection, Order, Rounds
+from recap_learner.rounds import Rounds
 from recap_learner.stages import Report, Stages
 from recap_learner.training import Schedule
 from recap_learner.value_training import ValueTraining
@@ -68,7 +69,8 @@ class MadeUpCell:
         for number in range(self.attempts):
             report(number / self.attempts, "")
             seed = order.iteration * 100 + number
-            (order.bags / f"a{seed:03d}").write_text(str(seed))
+            name = f"a{seed:03d}" if order.task == TASK else f"b{seed:03d}"
+            (order.bags / name).write_text(f"{seed} {order.task}")
         return {"attempts": self.attempts}
 
 
@@ -83,7 +85,10 @@ def convert(bags: Sequence[Path], store: Path, progress: Any, workers: int) -> t
 
 
 def open_frames(files: Sequence[Path], vision: Path, progress: Any = None, to_learn: bool = True) -> Frames:
-    episodes = [episode(file.name.split(".")[0], int(file.read_text())) for file in files]
+    episodes = []
+    for file in files:
+        seed, _, task = file.read_text().partition(" ")
+        episodes.append(episode(file.name.split(".")[0], int(seed), task or TASK))
     tick = np.tile(np.arange(0, TICKS, 5), len(episodes))
     owner = np.repeat(np.arange(len(episodes)), TICKS // 5)
     tokens = (
@@ -93,11 +98,11 @@ def open_frames(files: Sequence[Path], vision: Path, progress: Any = None, to_le
     return Frames(episodes, vision_identity(vision), tokens.astype(np.float16), state, owner, tick)
 
 
-def episode(name: str, seed: int) -> Episode:
+def episode(name: str, seed: int, task: str) -> Episode:
     station, rng = load_station("aloha"), np.random.default_rng(seed)
     source = "rollout" if seed >= 100 else "demonstration"
     outcome = "success" if seed % 2 else "failure"
-    info = EpisodeInfo(name, "", outcome, "", source, "", seed, load_task(TASK), station)
+    info = EpisodeInfo(name, "", outcome, "", source, "", seed, load_task(task), station)
     command = (station.home + np.cumsum(rng.normal(0, 0.01, (TICKS, station.dof)), 0)).astype(np.float32)
     return Episode(
         info=info,
@@ -147,14 +152,18 @@ def die() -> None:
 
 
 def run(
-    folder: Path, how: Algorithm = HOW, kill: Sequence[str] = (), cell: MadeUpCell | None = None
+    folder: Path,
+    how: Algorithm = HOW,
+    kill: Sequence[str] = (),
+    cell: MadeUpCell | None = None,
+    tasks: Sequence[str] = (TASK,),
 ) -> Deadly:
     """Algorithm 1 in `folder` → the display, which knows what was done and what had been."""
     display = Deadly(kill)
     folder.mkdir(parents=True, exist_ok=True)
     rounds.convert, rounds.open_frames, rounds.train_vision = convert, open_frames, train_vision
     with Stages(folder, display) as running:
-        algorithm_1(Rounds(running, cell or MadeUpCell(), [TASK]), [TASK], how)
+        algorithm_1(Rounds(running, cell or MadeUpCell(), tasks), tasks, how)
         running.wait()
     return display
 

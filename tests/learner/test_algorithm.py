@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -25,6 +26,7 @@ from recap_learner.improve import Improvement, improve, next_iteration
 from recap_learner.iteration import judge, notices
 from recap_learner.stages import StageError
 from recap_policy.checkpoint import read
+from recap_station.contract import load_task
 
 FEW = replace(SHORT, steps=2)
 TINY = replace(
@@ -114,6 +116,25 @@ def test_the_generalist_is_trained_from_scratch_on_everything(done) -> None:
     assert lineage["start"] == "" and len(lineage["episodes"]) == 18
 
 
+def test_several_tasks_are_pretrained_on_together_and_then_apart(tmp_path: Path) -> None:
+    other = tmp_path / "quick_insert.yaml"
+    contract = {**load_task(killed_run.TASK).to_dict(), "name": "quick_insert", "max_episode_s": 20.0}
+    other.write_text(yaml.safe_dump({**contract, "stages": list(contract["stages"])}))
+    how = replace(TINY, iterations=1, generalist=True)
+    run = tmp_path / "run"
+    killed_run.run(run, how, tasks=[killed_run.TASK, str(other)])
+    stages = _manifest(run)
+    for name in ("pretrain_value", "pretrain_policy"):
+        assert {"handover_insert.episodes", "quick_insert.episodes"} <= set(stages[name]["inputs"])
+    special = read(run / "quick_insert" / "iteration_01" / "policy").lineage
+    assert len(special["episodes"]) == 12 and all(e.startswith("b") for e in special["episodes"])
+    general = read(run / "generalist" / "policy").lineage
+    assert len(general["episodes"]) == 24 and general["start"] == ""
+    labels = {"handover_insert.iteration_01.labels", "quick_insert.iteration_01.labels"}
+    assert labels <= set(stages["generalist"]["inputs"])
+    assert (run / "generalist" / "eval_quick_insert.json").is_file()
+
+
 def test_a_second_run_does_nothing_and_another_setting_only_what_depends_on_it(done) -> None:
     how = replace(TINY, compare=("clone_best", "ppo"), generalist=True)
     assert [name for name, before in killed_run.run(done[0], how).log if not before] == []
@@ -167,6 +188,37 @@ def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
     all_won = [replace(e, info=replace(e.info, outcome="success")) for e in frames.episodes]
     [notice] = notices(replace(frames, episodes=all_won))
     assert "none of 6 attempts failed" in notice
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_path: Path) -> None:
+    how, whole = replace(TINY, iterations=1), killed_run.episode
+
+    def damaged(name: str, seed: int, task: str) -> Any:
+        made = whole(name, seed, task)
+        return replace(made, command=made.command * np.nan) if seed >= 100 else made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed_run, "episode", damaged)
+        with pytest.raises(FloatingPointError, match=r"loss nan.* episode a1\d\d, tick \d+.* are saved"):
+            killed_run.run(tmp_path, how)
+    made = _manifest(tmp_path)
+    assert "iteration_01.labels" in made and "iteration_01.policy" not in made
+    assert not (tmp_path / "iteration_01" / "policy").exists()
+    again = [name for name, before in killed_run.run(tmp_path, how).log if not before]
+    assert [name for name in again if "evaluate" not in name] == ["iteration_01.policy"]
+
+
+def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
+    from recap_learner.policy_training import PolicyLoss, _fresh
+
+    chunks = torch.from_numpy(frames.chunks())
+    model = _fresh(frames, chunks, POLICY, vision, 0)
+    one = np.zeros(len(frames), np.int8)
+    one[37] = 1  # drawn alone
+    how = replace(POLICY, positive_share=1.0)
+    loss = PolicyLoss(model, frames, chunks, one, how, torch.device("cpu"))
+    owner, tick = frames.episodes[frames.episode[37]].info.id, frames.tick[37]
+    assert loss.name(torch.Generator().manual_seed(3), 5) == f"episode {owner}, tick {tick}"
 
 
 def test_an_arm_without_its_data_stops_the_run_with_its_line(tmp_path: Path) -> None:

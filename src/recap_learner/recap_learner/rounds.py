@@ -9,20 +9,20 @@
     generalist/                 policy/, eval.json by task
 
 With several tasks each has a folder of its own for its demonstrations and iterations. Where attempts come
-from is the `Cell`'s business: a simulator, a graph of nodes, or people who record them.
+from is the business of a `Cell` (cell.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
+from recap_learner.cell import Cell, Collection, Order
 from recap_learner.episodes import SUFFIX, EpisodeInfo
 from recap_learner.frames import Frames
 from recap_learner.iteration import (
@@ -43,52 +43,6 @@ from recap_learner.vision_training import VisionTraining, train_vision
 from recap_policy.description import read
 
 LABELS, VALUES = "labels.parquet", "values.npz"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a cell is asked for. task: its name; bags: folder to fill; store: where their episodes may be made
-    meanwhile; policy, value: checkpoints; iteration: k."""
-
-    task: str
-    bags: Path
-    store: Path
-    iteration: int
-    policy: Path | None = None
-    value: Path | None = None
-
-
-@dataclass(frozen=True)
-class Collection:
-    """One way to get attempts. name: of its stage and, under `folder`, its bags; alone: it must keep time, so
-    that nothing may run beside it; ours: its bags may be removed to make others with other settings."""
-
-    name: str
-    folder: str
-    title: str
-    settings: Any
-    fill: Callable[[Order, Report], dict[str, Any]]
-    alone: bool = False
-    ours: bool = True
-
-
-class Cell(Protocol):
-    """Where attempts are made."""
-
-    @property
-    def station(self) -> str: ...
-
-    def demonstrations(self, task: str) -> Collection: ...
-
-    def collections(self, task: str, iteration: int) -> Sequence[Collection]: ...
-
-    def evaluation(self, task: str) -> Any:
-        """Settings of `evaluate`; None where policies are not evaluated."""
-        ...
-
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        """Attempts of a policy, asked for an indicator ("" for none), into `out` → their summary."""
-        ...
 
 
 class Rounds:

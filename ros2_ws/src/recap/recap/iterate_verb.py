@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from recap.output import Json, console
 
 if TYPE_CHECKING:
     from recap_learner.algorithm import Algorithm
-    from recap_learner.stages import Stages
+    from recap_learner.stages import Made, Stages
 
 
 def iterate(
@@ -81,9 +80,9 @@ def iterate(
         Shown(screen) as shown,
         Stages(run, shown, about_code(Path(__file__).resolve().parents[4])) as stages,
     ):
-        algorithm_1(Rounds(stages, cell, task), task, how)
+        last = algorithm_1(Rounds(stages, cell, task), task, how)
         stages.wait()
-        found = _results(stages)
+        found = _results(stages, last)
     for line in [*_lines(found), *shown.times()]:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"what was made from what: {run / 'manifest.json'}", highlight=False, soft_wrap=True)
@@ -188,18 +187,24 @@ def _cell(
     return cell if collect == "sim" else RobotCell(cell)
 
 
-def _results(stages: Stages) -> dict[str, Any]:
-    """Evaluations by stage and the policies' folders."""
+def _results(stages: Stages, last: Mapping[str, Made]) -> dict[str, Any]:
+    """Evaluations and policies by stage, the last policy of each task, what a person should know."""
     evaluations, policies, notices = {}, {}, []
     for name, made in stages.made.items():
         step = name.rpartition(".")[2]
         if step.startswith("evaluate"):
             evaluations[name] = made.result
         elif step == "sft" or step.startswith(("policy", "generalist")):
-            [folder] = [out for out in made.record["outputs"] if out.endswith("policy")]
-            policies[name] = str(stages.folder / folder)
+            policies[name] = _folder(stages, made)
         notices += made.result.get("notices", [])
-    return {"evaluations": evaluations, "policies": policies, "notices": list(dict.fromkeys(notices))}
+    final = {task: _folder(stages, made) for task, made in last.items()}
+    known = list(dict.fromkeys(notices))
+    return {"evaluations": evaluations, "policies": policies, "last": final, "notices": known}
+
+
+def _folder(stages: Stages, policy: Made) -> str:
+    [folder] = [out for out in policy.record["outputs"] if out.endswith("policy")]
+    return str(stages.folder / folder)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -211,5 +216,4 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"{name:34} success {p['success']:5.1%} [{low:.1%}, {high:.1%}]   throughput "
             f"{p['throughput_per_hour']:4.0f} an hour [{slow:.0f}, {fast:.0f}]   ({p['attempts']} attempts)"
         )
-    last = list(found["policies"].items())[-1:]
-    return [*lines, *(f"policy of {name}: {os.fspath(folder)}" for name, folder in last)]
+    return [*lines, *(f"policy of {task}: {folder}" for task, folder in found["last"].items())]

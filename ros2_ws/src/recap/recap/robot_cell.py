@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recap.sim_cell import SimCell
+from recap_learner.cell import Collection, Order
 from recap_learner.episodes import find_bags
-from recap_learner.rounds import Collection, Order
 from recap_learner.stages import Report, StageError
 
 

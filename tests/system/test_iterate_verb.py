@@ -1,0 +1,87 @@
+"""`./recap iterate`: wrong words are told before any work; a run on a robot says what it waits for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from recap.cli import main
+from recap.iterate_verb import settings
+from recap.rollout import Attempt
+from recap.sim_cell import SimCell, resumed
+from recap_learner.cell import Order
+from recap_learner.stages import StageError
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """→ (exit code, standard error)"""
+    with pytest.raises(SystemExit) as ended:
+        main(["iterate", *words])
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--compare", "dagger"], 2, "no arm 'dagger' (there are: recap, "),
+        (["--extract", "bc"], 2, "no arm 'bc'"),
+        (["--start", "first"], 2, "start is 'first', wanted pretrained or last"),
+        (["--steps", "vision"], 2, "--steps: wanted vision, value, policy or finetune with a number"),
+        (["--iterations", "0", "--compare", "awr"], 2, "0 iterations, wanted at least 1"),
+        (["--demonstrations", "nowhere"], 2, "wanted a number or a folder of bags, found 'nowhere'"),
+        (["--demonstrations", "1"], 2, "wanted 2 or more, found 1"),
+        (["--collect", "dreams"], 2, "--collect: wanted sim or robot, found 'dreams'"),
+        (["--task", "handover_insrt"], 1, "did you mean 'handover_insert'?"),
+        (["--task", "handover_insert", "--task", "handover_insert"], 2, "wanted each once"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line_and_leave_nothing(
+    words: list[str], code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, said = run([*words, "--run", str(tmp_path / "run")], capsys)
+    assert found == code and line in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_arms_can_be_asked_for() -> None:
+    how = settings(1, "pretrained", "recap", "all", False, "value=5,finetune=7", 3, True)
+    assert len(how.compare) == 9 and "recap" not in how.compare
+    assert how.value.schedule.steps == how.improvement.value.schedule.steps == 5
+    assert how.improvement.policy.schedule.steps == 7 and how.seed == how.improvement.seed == 3
+
+
+def test_a_robots_iteration_says_what_to_record_and_goes_on_with_it(tmp_path: Path) -> None:
+    from recap.robot_cell import RobotCell
+
+    [way] = RobotCell(SimCell()).collections("handover_insert", 1)
+    order = Order("handover_insert", tmp_path / "bags", tmp_path, 1, tmp_path / "iteration_00" / "policy")
+    assert not way.ours
+    with pytest.raises(
+        StageError, match=r"iteration 1 waits for attempts of .*policy: record them into .*bags"
+    ):
+        way.fill(order, lambda fraction, note: None)
+
+
+def test_attempts_that_are_noted_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recap import sim_cell
+
+    asked: list[list[int]] = []
+
+    def attempts(how, seeds, workers, report, each):
+        asked.append(list(seeds))
+        made = [Attempt(seed, True, "success", 1.0, 0, 0.0) for seed in seeds]
+        for attempt in made:
+            each(attempt)
+        return made
+
+    monkeypatch.setattr(sim_cell, "run_attempts", attempts)
+    journal, how = tmp_path / "eval.jsonl", sim_cell.Rollouts("aloha", "handover_insert", checkpoint=tmp_path)
+    first = Attempt(4, False, "time limit", 2.0, 0, 0.0)
+    journal.write_text(json.dumps(asdict(first)) + '\n{"seed": 5, "succ')  # a line that was cut short
+    found = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
+    assert asked == [[5, 6]] and [a.seed for a in found] == [4, 5, 6] and not found[0].success
+    again = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
+    assert asked == [[5, 6]] and again == found
