@@ -299,6 +299,20 @@ def test_a_damaged_piece_costs_its_own_part_only(run):
     assert "This part cannot be shown" in shown and "exact McNemar test" in shown
 
 
+def test_a_damaged_episode_is_named_and_the_others_shown(run):
+    (run / "episodes" / f"demo0{SUFFIX}").write_bytes(b"not parquet")
+    shown = text(write_report(run))
+    assert f"Left out: demo0{SUFFIX}" in shown and "11 attempts in all" in shown
+    assert "This part cannot be shown" not in shown
+
+
+def test_evaluations_that_cannot_be_read_are_named_even_if_none_is_left(run):
+    for file in [*run.rglob("eval.json"), *run.rglob("evaluations/*.json")]:
+        file.write_text("{}")
+    shown = text(write_report(run))
+    assert "an evaluation of a policy" in shown and "iteration_01/eval.json: wanted an evaluation" in shown
+
+
 def test_an_empty_folder_gives_a_report_that_says_so(tmp_path):
     shown = text(write_report(tmp_path))
     assert "This run is not finished" in shown and "No training has been finished yet" in shown

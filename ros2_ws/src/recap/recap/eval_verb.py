@@ -50,7 +50,9 @@ def evaluate(
     ] = False,
     reset_s: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds between attempts; else 0, or the pauses seen in recordings."),
+        typer.Option(
+            min=0, max=86_400, help="Seconds between attempts; else 0, or the pauses seen in recordings."
+        ),
     ] = None,
     with_reset: Annotated[bool, typer.Option("--with-reset", help="Count them in the throughput.")] = False,
     training_seeds: Annotated[

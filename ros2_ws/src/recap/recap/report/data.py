@@ -73,11 +73,13 @@ def _composition(run: Run) -> str:
         "learned from in it: what a policy did well, what it did badly, and what people did instead.",
         "What was learned from",
         wide=True,
-    )
+    ) + "".join(page.note(f"Left out: {problem}") for problem in run.damaged)
 
 
 def _demonstrations(run: Run) -> str:
     found = run.need("demonstrations")
+    if "success" not in found:
+        raise Missing("How the demonstrations went was not noted.")
     rows = [
         [
             escape(name),

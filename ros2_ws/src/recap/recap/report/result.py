@@ -49,8 +49,9 @@ def _verdict(run: Run) -> str:
 
 def show(run: Run) -> str:
     line = run.main_line
+    problems = "".join(page.note(problem) for problem in run.result_problems)
     if not line:
-        raise Missing("Not there yet: an evaluation of a policy (./recap eval makes one).")
+        return page.note("Not there yet: an evaluation of a policy (./recap eval makes one).") + problems
     return (
         _tiles(line)
         + _change(line)
@@ -61,7 +62,7 @@ def show(run: Run) -> str:
             + page.part(lambda: _reasons(line), "Why attempts failed"),
         )
         + page.folded("Every number of these evaluations", _numbers(line))
-        + "".join(page.note(problem) for problem in run.result_problems)
+        + problems
     )
 
 

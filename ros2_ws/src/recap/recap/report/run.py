@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from recap.report.evaluations import Result, find_results, main_line
 from recap.report.missing import Missing
-from recap_learner.episodes import SUFFIX, Episode, read_images, read_info
+from recap_learner.episodes import SUFFIX, Episode, load_episode, read_images, read_info
+from recap_learner.judgements import read_judgements
 from recap_learner.returns import Normalizer
-from recap_learner.store import load_judged
+from recap_learner.store import judged
 from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.cdr import deserialize, stamp_ns
@@ -61,6 +62,7 @@ class Run:
         self.folder, self.task = folder, task
         self.home = folder / task  # of iterations and demonstrations
         self.store = folder / "episodes"
+        self.damaged: list[str] = []  # episodes that cannot be read, once `episodes` was asked for
         path = folder / "summary.json"
         self.summary: dict[str, Any] = _json(path) or self._so_far()
 
@@ -107,7 +109,10 @@ class Run:
     def _stages(self) -> tuple[str, ...]:
         """Of the task, in order; empty where nothing says."""
         for file in sorted(self.store.glob(f"*{SUFFIX}")):
-            info = read_info(file)
+            try:
+                info = read_info(file)
+            except (OSError, ValueError):
+                continue
             if not self.task or self.task == info.task.name:
                 return tuple(info.task.stages)
         return ()
@@ -189,12 +194,22 @@ class Run:
         files = sorted(self.store.glob(f"*{SUFFIX}"))
         if not files:
             raise Missing("No attempt has been converted to an episode yet.")
-        kept = [e for e in load_judged(files) if e.info.outcome != "discarded"]
+        said, kept = read_judgements(self.store), []
+        self.damaged.clear()
+        for file in files:
+            try:
+                episode = judged(load_episode(file), said)
+            except (OSError, ValueError) as error:  # one that is damaged: the others are shown
+                self.damaged.append(f"{file.name}: {error}")
+                continue
+            if episode.info.outcome != "discarded":
+                kept.append(episode)
         found = [
             e for e in kept if not self.task or self.task in (e.info.task.name, Path(e.info.task.name).stem)
         ]
         if not found:
-            raise Missing("All attempts were discarded, or are of other tasks.")
+            why = f" ({self.damaged[0]})" if self.damaged else ""
+            raise Missing(f"Every attempt was discarded, is damaged, or is of another task{why}.")
         return found
 
     @property
