@@ -2,8 +2,8 @@
 
 Shared by all tasks: the table, arms and cameras (`model.py`, `arms.py`), stepping and rendering (`cell.py`),
 smooth tip motion (`motion.py`), the grips (`grip.py`), the book-keeping of stages and outcome (`judge.py`),
-of the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of keypoints
-(`vision.py`).
+of the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of
+keypoints (`vision.py`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""An espresso: coffee ground into the portafilter, tamped, locked into the machine, brewed into the cup, served.
+"""An espresso: ground into the portafilter, tamped, locked into the machine, brewed into the cup, served.
 
-The left hand takes the portafilter by its handle, holds its basket under the grinder's spout, sets it down on the mat;
-the right hand presses the tamper into it; the left one pushes it up into the brewing head and turns it until it
-locks. The right hand puts the cup under it, presses the button, and brings the full cup to the saucer.
+The left hand takes the portafilter by its handle, holds its basket under the grinder's spout, sets it down on
+the mat; the right hand presses the tamper into it; the left one pushes it up into the brewing head and turns
+it until it locks. The right hand puts the cup under it, presses the button, and brings the full cup to the
+saucer.
 
-Grips are friction. What sticks is the portafilter in the head: pushed up level and in the middle it is held by a
-weld to a hinge while the hand holds it, and for good once turned. Coffee is an account, not a fluid: it is dosed while
-the basket is under the spout, spilled where a vessel tips or nothing stands below.
+Grips are friction. What sticks is the portafilter in the head: pushed up level and in the middle it is held
+by a weld to a hinge while the hand holds it, and for good once turned. Coffee is an account, not a fluid: it
+is dosed while the basket is under the spout, spilled where a vessel tips or nothing stands below.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ from recap_station.sim.tasks.espresso.script import LOCK_YAW, EspressoScript
 if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
 
-GRIND_S, TAMP_S, BREW_S, WATERY_S = 1.6, 0.5, 2.5, 1.2  # for a whole dose, tamp, cup; without a proper dose and tamp
+GRIND_S, TAMP_S, BREW_S, WATERY_S = (
+    1.6,
+    0.5,
+    2.5,
+    1.2,
+)  # for a whole dose, tamp, cup; without a proper dose and tamp
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class Dials:
     cup_yaw: tuple[float, float] = (2.9, 3.4)
     tamper_x: tuple[float, float] = (0.05, 0.10)
     tamper_y: tuple[float, float] = (-0.13, -0.09)
-    saucer_x: tuple[float, float] = (0.20, 0.24)
-    saucer_y: tuple[float, float] = (-0.17, -0.13)
+    saucer_x: tuple[float, float] = (0.19, 0.23)
+    saucer_y: tuple[float, float] = (-0.10, -0.06)
 
 
 class Espresso(SimTask):
@@ -179,13 +185,18 @@ class Espresso(SimTask):
         shown = self._shown
         level = FLOOR + 0.002 + 0.018 * c["dose"] - 0.006 * c["tamp"]
         model.geom_pos[shown["filter_inside"], 2] = level
-        model.geom_rgba[shown["filter_inside"]] = (*(0.36 - 0.18 * c["tamp"], 0.20 - 0.10 * c["tamp"], 0.08), c["dose"] > 0)
+        model.geom_rgba[shown["filter_inside"]] = (
+            *(0.36 - 0.18 * c["tamp"], 0.20 - 0.10 * c["tamp"], 0.08),
+            c["dose"] > 0,
+        )
         model.geom_pos[shown["cup_inside"], 2] = FLOOR + 0.002 + 0.016 * c["filled"]
         model.geom_rgba[shown["cup_inside"], 3] = c["filled"] > 0
         model.geom_rgba[shown["grind"], 3] = grinding
         model.geom_rgba[shown["brew"]] = (0.60, 0.45, 0.25, 0) if _watery(c) else (0.25, 0.12, 0.05, 0)
         model.geom_rgba[shown["brew"], 3] = c["brewing"]
-        model.geom_rgba[shown["button"], :3] = (0.1, 0.85, 0.2) if c["brewing"] or c["brewed"] else (0.9, 0.9, 0.9)
+        model.geom_rgba[shown["button"], :3] = (
+            (0.1, 0.85, 0.2) if c["brewing"] or c["brewed"] else (0.9, 0.9, 0.9)
+        )
 
     # ---- the rest of the seam ----------------------------------------------------------------------
 
@@ -231,7 +242,12 @@ class EspressoJudge(Judge):
         return 3 if c["tamp"] >= 0.3 else 2 if c["dose"] >= 0.45 else 1
 
     def done(self, scene: EspressoScene) -> bool:
-        return scene.coffee["filled"] > 0.7 and scene.coffee["brewed"] >= 1 and scene.served and not scene.has_cup
+        return (
+            scene.coffee["filled"] > 0.7
+            and scene.coffee["brewed"] >= 1
+            and scene.served
+            and not scene.has_cup
+        )
 
     def lost(self, scene: EspressoScene) -> bool:
         c = scene.coffee
@@ -264,7 +280,9 @@ class EspressoSigns(Signs):
             return _far(scene.filter.pos, SPOUT) + 0.3 * (1 - c["dose"])
         if stage == 2:
             to_tamper = 0.0 if scene.has_tamper else 0.3 + _far(right, scene.tamper.pos)
-            return _far(scene.filter.pos, MAT) + to_tamper + _far(scene.tamper.pos, MAT) + 0.3 * (1 - c["tamp"])
+            return (
+                _far(scene.filter.pos, MAT) + to_tamper + _far(scene.tamper.pos, MAT) + 0.3 * (1 - c["tamp"])
+            )
         if stage == 3:
             raised = 0.0 if c["engaged"] else 0.1
             return _far(scene.filter.pos, GROUP) + raised + 0.3 * (TURN - scene.turned)
@@ -289,14 +307,17 @@ class EspressoSigns(Signs):
             return "the portafilter was dropped"
         if stage in (2, 3) and c["dose"] < ENOUGH_DOSE and scene.filter_under_spout > 0.08:
             return "too little coffee"
-        if stage == 3 and c["tamp"] < ENOUGH_TAMP and _far(scene.tamper.pos, scene.filter.pos) > 0.05:
+        if stage == 3 and c["tamp"] < ENOUGH_TAMP and not scene.tamper_near:
             return "hardly tamped"
-        if stage == 5 and not c["brewing"] and not _middle(scene):
+        aside = math.hypot(*(scene.cup.pos - GROUP)[:2])
+        if stage == 4 and not scene.has_cup and aside < 0.06 and not scene.cup_under:
             return "the cup stands aside"
         return ""
 
     def repaired(self, scene: EspressoScene, stage: int, wrong: int) -> bool:
         safe = stage > 0 and scene.filter.pos[2] > 0.05 if wrong == 0 else stage > wrong
+        if wrong == 2:
+            safe = safe and not scene.tamper_near
         if wrong == 6:
             safe = scene.has_cup and scene.cup.pos[2] > 0.03
         return bool(safe and not self.trouble(scene, stage, 0))
@@ -304,8 +325,3 @@ class EspressoSigns(Signs):
 
 def _far(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b))
-
-
-def _middle(scene: EspressoScene) -> bool:
-    off = scene.cup.pos - GROUP
-    return math.hypot(off[0], off[1]) < 0.018
