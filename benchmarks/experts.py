@@ -1,8 +1,8 @@
 """Success and duration of each style of the scripted expert, and of the sloppy one under the operator's eyes.
 
 `python benchmarks/experts.py [--task handover_insert] [--seeds 100] [--styles fast,sloppy]` prints one JSON
-line: style → success with its 95 % interval, mean seconds of the successes, successes per hour, attempts beyond
-recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of the time.
+line: style → success with its 95 % interval, mean seconds of the successes, successes per hour, attempts
+beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of the time.
 """
 
 from __future__ import annotations

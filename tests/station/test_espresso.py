@@ -61,8 +61,8 @@ def test_truth_tells_the_scene_and_its_memory(cell):
     remember(cell, dose=0.5, tamp=0.25)
     seen, told = cell.scene(), TruthReader(STATION, TASK).read(cell.truth().qpos)
     assert told.coffee == seen.coffee and told.coffee["dose"] == 0.5
-    for a, b in zip(seen.points(), told.points(), strict=True):
-        assert np.abs(a - b).max() < 1e-12
+    assert np.abs(seen.features() - told.features()).max() < 1e-12
+    assert seen.features().shape == (3 * len(cell.props.KEYPOINTS) + len(MEMORY) + 4,)
 
 
 @pytest.mark.parametrize(("coffee", "good"), [((1.0, 1.0), True), ((0.6, 1.0), False), ((1.0, 0.4), False)])

@@ -24,7 +24,7 @@ def nearest_turn(angle: float) -> float:
 
 
 class Steps(Script):
-    """`take`, `bring`, `let_go`, `wait`: each enters a phase that ends in `then`; one that fails, in `start`."""
+    """`take`, `bring`, `let_go`, `wait`: each enters a phase that ends in `then`, or `start` if it fails."""
 
     def __init__(self, station: Station, style: Style, seed: int) -> None:
         super().__init__(station, style, seed)

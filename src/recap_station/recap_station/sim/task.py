@@ -45,6 +45,15 @@ class Scene:
         """Positions (3,) [m] of the task's `KEYPOINTS`, the tips left out."""
         raise NotImplementedError
 
+    def facts(self) -> tuple[float, ...]:
+        """What the points do not tell, each about 0..1: what is held, locked, full."""
+        return ()
+
+    def features(self) -> np.ndarray:
+        """(3 * points + facts,) float64: what a policy that is given states instead of images sees beside the
+        joints."""
+        return np.concatenate([*self.points(), np.array(self.facts(), dtype=np.float64)])
+
 
 class Signs:
     """What an onlooker sees of an attempt's progress: the scripted operator's eyes."""

@@ -83,6 +83,10 @@ class EspressoScene(Scene):
             self.filter.pos, self.filter.grasp, self.cup.pos, self.cup.grasp, self.tamper.pos, self.saucer,
         )  # fmt: skip
 
+    def facts(self) -> tuple[float, ...]:
+        held = float(self.has_filter), float(self.has_tamper), float(self.has_cup)
+        return (*self.coffee.values(), self.turned, *held)
+
     @property
     def cup_under(self) -> bool:
         off = self.cup.pos - GROUP
@@ -107,6 +111,11 @@ class EspressoScene(Scene):
         return bool(
             math.hypot(off[0], off[1]) < 0.03 and self.cup.pos[2] < HALF + 0.008 and self.cup.upright > 0.95
         )
+
+
+def watery(c: dict[str, float]) -> bool:
+    """Whether what runs through `coffee` is no espresso."""
+    return c["dose"] < ENOUGH_DOSE or c["tamp"] < ENOUGH_TAMP
 
 
 def basket_mjcf(name: str, rgba: str, handle_rgba: str, inside: str) -> str:
