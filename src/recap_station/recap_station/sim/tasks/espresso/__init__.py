@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 
 from recap_station.contract import Station
-from recap_station.sim.arms import Arm, Unreachable, arms_of, reach_down
+from recap_station.sim.arms import arms_of
 from recap_station.sim.grip import GripReader
 from recap_station.sim.judge import Judge
 from recap_station.sim.script import Script
