@@ -1,8 +1,8 @@
 """Success and duration of each style of the scripted expert, and of the sloppy one under the operator's eyes.
 
-`python benchmarks/experts.py [--task handover_insert] [--seeds 100] [--styles fast,sloppy]` prints one JSON line:
-style → success with its 95 % interval, mean seconds of the successes, successes per hour, attempts beyond
-recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of the time.
+`python benchmarks/experts.py [--task handover_insert] [--seeds 100] [--styles fast,sloppy]` prints one JSON
+line: style → success with its 95 % interval, mean seconds of the successes, successes per hour, attempts
+beyond recovery; `sloppy_operated` adds takeovers per attempt and the operator's share of the time.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--task", default="handover_insert", help="a name in config/tasks")
-    parser.add_argument("--styles", default=",".join([*STYLES, "sloppy_operated"]), help="which, comma-separated")
+    parser.add_argument(
+        "--styles", default=",".join([*STYLES, "sloppy_operated"]), help="which, comma-separated"
+    )
     given = parser.parse_args()
     station, task = load_station("aloha"), load_task(given.task)
     seeds = range(given.first, given.first + given.seeds)

@@ -1,7 +1,7 @@
 """A film strip of one attempt of the scripted expert in the simulated cell, and a picture of the cell.
 
-`python benchmarks/film.py --task espresso [--style fast] [--seed 0] [--out docs/tasks]` writes TASK_film.jpg (one
-frame when the expert's step changes, at most --frames of them) and TASK.jpg, and prints one JSON line.
+`python benchmarks/film.py --task espresso [--style fast] [--seed 0] [--out docs/tasks]` writes TASK_film.jpg
+(a frame when the expert's step changes, at most --frames of them) and TASK.jpg, and prints one JSON line.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def main() -> None:
 def _frame(cell: Cell, camera: str, text: str) -> np.ndarray:
     image = cv2.resize(cell.render(camera), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     caption = f"{cell.time_s:.1f} s  {text}"
-    return cv2.putText(image, caption, (5, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
+    return cv2.putText(
+        image, caption, (5, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA
+    )
 
 
 def _write(path: Path, rgb: np.ndarray) -> None:

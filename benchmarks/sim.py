@@ -2,8 +2,9 @@
 
 Measured in processor time of all threads, so that other work on the machine does not count.
 
-`python benchmarks/sim.py [--task handover_insert] [--seconds 20]` prints one JSON line. realtime_factor_with_cameras counts physics
-and rendering while the expert works; the expert's own thinking is left out of it and given as expert_ms.
+`python benchmarks/sim.py [--task handover_insert] [--seconds 20]` prints one JSON line.
+realtime_factor_with_cameras counts physics and rendering while the expert
+works; the expert's own thinking is left out of it and given as expert_ms.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class Expert:
         self.station, self.style = station, style
         self._reader = TruthReader(station, task)
         self._script_of = sim_task(task).script()
+        self._seed = seed
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:

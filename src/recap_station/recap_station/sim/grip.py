@@ -17,9 +17,7 @@ class Grips:
     """Pairs are (left arm, right arm)."""
 
     tips: tuple[np.ndarray, np.ndarray]
-    frames: tuple[
-        np.ndarray, np.ndarray
-    ]  # (3, 3): columns along fingers, finger to finger, the rest
+    frames: tuple[np.ndarray, np.ndarray]  # (3, 3): columns along fingers, finger to finger, the rest
     yaws: tuple[float, float]  # heading of a bar that the gripper would hold
     gaps: tuple[float, float]  # between the pads, m
 

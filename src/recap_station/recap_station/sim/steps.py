@@ -1,4 +1,4 @@
-"""Steps that the scripts of several tasks share: take a thing with a hand, bring it somewhere, let go of it."""
+"""Steps that several tasks' scripts share: take a thing with a hand, bring it somewhere, let go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nearest_turn(angle: float) -> float:
 
 
 class Steps(Script):
-    """Each of `take`, `bring`, `let_go` and `wait` enters a phase that ends in `then`, or in `start` if it fails."""
+    """`take`, `bring`, `let_go`, `wait`: each enters a phase that ends in `then`, or `start` if it fails."""
 
     def __init__(self, station: Station, style: Style, seed: int) -> None:
         super().__init__(station, style, seed)

@@ -2,8 +2,8 @@
 
 Shared by all tasks: the table, arms and cameras (`model.py`, `arms.py`), stepping and rendering (`cell.py`),
 smooth tip motion (`motion.py`), the grips (`grip.py`), the book-keeping of stages and outcome (`judge.py`),
-of the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of keypoints
-(`vision.py`).
+of the expert's dials (`script.py`, `styles.py`), of the operator (`recap_teleop/operator.py`) and of
+keypoints (`vision.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ class Scene:
     def points(self) -> tuple[np.ndarray, ...]:
         """Positions (3,) [m] of the task's `KEYPOINTS`, the tips left out."""
         raise NotImplementedError
+
+    def facts(self) -> tuple[float, ...]:
+        """What the points do not tell, each about 0..1: what is held, locked, full."""
+        return ()
+
+    def features(self) -> np.ndarray:
+        """(3 * points + facts,) float64: what a policy that is given states instead of images sees beside the
+        joints."""
+        return np.concatenate([*self.points(), np.array(self.facts(), dtype=np.float64)])
 
 
 class Signs:

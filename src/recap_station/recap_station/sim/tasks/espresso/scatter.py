@@ -9,6 +9,7 @@ import numpy as np
 
 from recap_station.sim.arms import OPENING_M, Unreachable
 from recap_station.sim.scatter import LEFT_WORKS, RIGHT_WORKS, Tip, arms_state
+from recap_station.sim.script import up
 from recap_station.sim.task import put_free_body
 from recap_station.sim.tasks.espresso.scene import GRASP, GROUP, HALF, KNOB, MAT, MEMORY, SPOUT, TURN
 
@@ -28,7 +29,7 @@ def scatter(cell: Cell, rng: np.random.Generator) -> None:
         tamper, tamper_held = _tamper(rng, basket)
         tips = [
             _hand(rng, _grasp(basket, basket_yaw), basket_yaw, _BAR, held, LEFT_WORKS),
-            _hand(rng, tamper + (0, 0, KNOB), 0.0, _KNOB, True, RIGHT_WORKS)
+            _hand(rng, tamper + up(KNOB), 0.0, _KNOB, True, RIGHT_WORKS)
             if tamper_held and not cup_held
             else _hand(rng, _grasp(cup, cup_yaw), cup_yaw, _BAR, cup_held, RIGHT_WORKS),
         ]
@@ -70,7 +71,7 @@ def _filter(rng: np.random.Generator) -> tuple[np.ndarray, float, bool, dict[str
         return MAT + shake, rng.normal(0.0, 0.05), True, {**dose, "tamp": float(rng.random())}
     turn = rng.uniform(0.0, TURN + 0.1)
     inside = {**dose, "tamp": 1.0, "engaged": 1.0, "locked": float(turn > TURN)}
-    return GROUP - (0, 0, HALF + 0.005) + 0.3 * shake, 0.35 + turn, bool(turn < TURN), inside
+    return GROUP - up(HALF + 0.005) + 0.3 * shake, 0.35 + turn, bool(turn < TURN), inside
 
 
 def _cup(rng: np.random.Generator) -> tuple[np.ndarray, float, bool]:
@@ -83,14 +84,14 @@ def _cup(rng: np.random.Generator) -> tuple[np.ndarray, float, bool]:
         return pos, rng.uniform(2.3, 3.3), True
     if where == "tray":
         return np.append(GROUP[:2] + rng.normal(0.0, 0.008, 2), HALF), rng.normal(2.3, 0.05), held
-    return np.array([rng.uniform(0.19, 0.25), rng.uniform(-0.18, -0.12), HALF]), rng.normal(math.pi, 0.1), held
+    return np.array([rng.uniform(0.18, 0.24), rng.uniform(-0.11, -0.05), HALF]), rng.normal(2.5, 0.1), held
 
 
 def _tamper(rng: np.random.Generator, basket: np.ndarray) -> tuple[np.ndarray, bool]:
     if rng.random() < 0.6:
         return np.array([rng.uniform(0.04, 0.11), rng.uniform(-0.14, -0.08), 0.0]), False
     if basket[2] < 0.03 and rng.random() < 0.6:
-        return MAT + (rng.normal(0.0, 0.004), rng.normal(0.0, 0.004), rng.uniform(-0.008, 0.05)), True
+        return MAT + np.array([*rng.normal(0.0, 0.004, 2), rng.uniform(-0.008, 0.05)]), True
     return rng.uniform([0.04, -0.12, 0.0], [0.12, -0.02, 0.1]), True
 
 
@@ -104,8 +105,8 @@ def _hand(
 ) -> Tip:
     """A gripper on `spot`, near it, or anywhere it works."""
     if held:
-        return spot + (0, 0, rng.uniform(-0.003, 0.006)), yaw, closed
+        return spot + up(rng.uniform(-0.003, 0.006)), yaw, closed
     opening = 1.0 if rng.random() < 0.7 else rng.uniform(0.0, 1.0)
     if rng.random() < 0.5:
-        return spot + rng.normal(0.0, 0.02, 3) + (0, 0, 0.02 + rng.exponential(0.05)), yaw, opening
+        return spot + rng.normal(0.0, 0.02, 3) + up(0.02 + rng.exponential(0.05)), yaw, opening
     return rng.uniform(*works), rng.normal(0.0, 0.3), opening

@@ -1,7 +1,7 @@
 """What stands where in espresso, as MJCF and as a Scene.
 
-Portafilter and cup are alike: a square basket, open at the top, with a bar for a handle. Their x axis points from
-the handle to the basket, whose middle is the origin.
+Portafilter and cup are alike: a square basket, open at the top, with a bar for a handle. Their x axis points
+from the handle to the basket, whose middle is the origin.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class EspressoScene(Scene):
             self.filter.pos, self.filter.grasp, self.cup.pos, self.cup.grasp, self.tamper.pos, self.saucer,
         )  # fmt: skip
 
+    def facts(self) -> tuple[float, ...]:
+        held = float(self.has_filter), float(self.has_tamper), float(self.has_cup)
+        return (*self.coffee.values(), self.turned, *held)
+
     @property
     def cup_under(self) -> bool:
         off = self.cup.pos - GROUP
@@ -96,11 +100,22 @@ class EspressoScene(Scene):
         return math.hypot(off[0], off[1]) if below else math.inf
 
     @property
+    def tamper_near(self) -> bool:
+        """In the basket or just above it: the basket must not rise."""
+        off = self.tamper.pos - self.filter.pos
+        return bool(math.hypot(off[0], off[1]) < 0.06 and off[2] < 0.08)
+
+    @property
     def served(self) -> bool:
         off = self.cup.pos - self.saucer
         return bool(
             math.hypot(off[0], off[1]) < 0.03 and self.cup.pos[2] < HALF + 0.008 and self.cup.upright > 0.95
         )
+
+
+def watery(c: dict[str, float]) -> bool:
+    """Whether what runs through `coffee` is no espresso."""
+    return c["dose"] < ENOUGH_DOSE or c["tamp"] < ENOUGH_TAMP
 
 
 def basket_mjcf(name: str, rgba: str, handle_rgba: str, inside: str) -> str:
@@ -117,9 +132,12 @@ def basket_mjcf(name: str, rgba: str, handle_rgba: str, inside: str) -> str:
     return f"""
 <body name="{name}" pos="0 0 {HALF}"><freejoint name="{name}"/>
  {boxes}
- <geom class="solid" type="box" pos="0 0 {-HALF + 0.003}" size="{BASKET} {BASKET} 0.003" rgba="{rgba}" mass="0.004"/>
- <geom class="solid" type="box" pos="{middle} 0 0" size="{half} {HALF} {HALF}" rgba="{handle_rgba}" mass="0.035"/>
- <geom class="visual" name="{name}_inside" type="box" pos="0 0 0" size="{inner} {inner} 0.001" rgba="{inside}" mass="0"/>
+ <geom class="solid" type="box" pos="0 0 {-HALF + 0.003}" size="{BASKET} {BASKET} 0.003"
+  rgba="{rgba}" mass="0.004"/>
+ <geom class="solid" type="box" pos="{middle} 0 0" size="{half} {HALF} {HALF}"
+  rgba="{handle_rgba}" mass="0.035"/>
+ <geom class="visual" name="{name}_inside" type="box" pos="0 0 0" size="{inner} {inner} 0.001"
+  rgba="{inside}" mass="0"/>
 </body>"""
 
 
@@ -128,16 +146,23 @@ def props_mjcf() -> str:
     s, g, b = SPOUT, GROUP, BUTTON
     return f"""
 <geom class="solid" type="box" pos="{s[0] - 0.02} {s[1] + 0.10} 0.11" size="0.05 0.045 0.11" rgba="{dark}"/>
-<geom class="solid" type="box" pos="{s[0]} {s[1] + 0.025} {s[2] + 0.018}" size="0.016 0.04 0.018" rgba="0.95 0.75 0.10 1"/>
-<geom class="visual" name="grind" type="cylinder" pos="{s[0]} {s[1]} {s[2] - 0.03}" size="0.006 0.03" rgba="0.33 0.18 0.08 0"/>
+<geom class="solid" type="box" pos="{s[0]} {s[1] + 0.025} {s[2] + 0.018}" size="0.016 0.04 0.018"
+  rgba="0.95 0.75 0.10 1"/>
+<geom class="visual" name="grind" type="cylinder" pos="{s[0]} {s[1]} {s[2] - 0.03}" size="0.006 0.03"
+  rgba="0.33 0.18 0.08 0"/>
 <geom class="solid" type="box" pos="0.06 0.335 0.13" size="0.16 0.055 0.13" rgba="{red}"/>
 <geom class="solid" type="cylinder" pos="{g[0]} {g[1]} {g[2] + 0.02}" size="0.034 0.02" rgba="{steel}"/>
-<geom class="visual" type="box" pos="{g[0]} {g[1] + 0.06} {g[2] + 0.045}" size="0.034 0.06 0.012" rgba="{steel}"/>
+<geom class="visual" type="box" pos="{g[0]} {g[1] + 0.06} {g[2] + 0.045}" size="0.034 0.06 0.012"
+  rgba="{steel}"/>
 <geom class="visual" type="box" pos="{g[0]} {g[1]} 0.001" size="0.045 0.045 0.001" rgba="{dark}"/>
-<geom class="visual" name="brew" type="cylinder" pos="{g[0]} {g[1]} 0.08" size="0.004 0.05" rgba="0.25 0.12 0.05 0"/>
-<geom class="solid" type="box" pos="{b[0]} {b[1]} {b[2] / 2 - 0.01}" size="0.02 0.02 {b[2] / 2 - 0.01}" rgba="{dark}"/>
-<geom class="solid" name="button" type="cylinder" pos="{b[0]} {b[1]} {b[2] - 0.01}" size="0.017 0.01" rgba="0.9 0.9 0.9 1"/>
-<geom class="visual" type="box" pos="{MAT[0]} {MAT[1]} 0.0005" size="0.045 0.045 0.0006" rgba="0.25 0.45 0.30 1"/>
+<geom class="visual" name="brew" type="cylinder" pos="{g[0]} {g[1]} 0.08" size="0.004 0.05"
+  rgba="0.25 0.12 0.05 0"/>
+<geom class="solid" type="box" pos="{b[0]} {b[1]} {b[2] / 2 - 0.01}" size="0.02 0.02 {b[2] / 2 - 0.01}"
+  rgba="{dark}"/>
+<geom class="solid" name="button" type="cylinder" pos="{b[0]} {b[1]} {b[2] - 0.01}" size="0.017 0.01"
+  rgba="0.9 0.9 0.9 1"/>
+<geom class="visual" type="box" pos="{MAT[0]} {MAT[1]} 0.0005" size="0.045 0.045 0.0006"
+  rgba="0.25 0.45 0.30 1"/>
 <body name="saucer" mocap="true" pos="0.24 -0.10 0.001">
  <geom class="visual" type="cylinder" size="0.05 0.001" rgba="0.15 0.35 0.85 1"/>
 </body>
@@ -150,7 +175,8 @@ def props_mjcf() -> str:
 <body name="tamper" pos="0.2 0 0"><freejoint name="tamper"/>
  <geom class="solid" type="box" pos="0 0 0.008" size="{FOOT} {FOOT} 0.008" rgba="{steel}" mass="0.05"/>
  <geom class="solid" type="box" pos="0 0 0.024" size="0.008 0.008 0.010" rgba="{steel}" mass="0.005"/>
- <geom class="solid" type="box" pos="0 0 {KNOB}" size="{KNOB_HALF} {KNOB_HALF} 0.019" rgba="0.95 0.55 0.75 1" mass="0.015"/>
+ <geom class="solid" type="box" pos="0 0 {KNOB}" size="{KNOB_HALF} {KNOB_HALF} 0.019"
+  rgba="0.95 0.55 0.75 1" mass="0.015"/>
 </body>"""
 
 

@@ -1,13 +1,15 @@
 """How the expert makes an espresso, step by step.
 
-Its mistakes: a grip on the handle's edge or beside it (the portafilter slips, seen at once); the basket held aside
-of the spout (slow, and it spills a little); pushing beside the head (it jams, and comes again). Those that it
-does not notice, and that show only when the coffee runs: too little coffee, a tamp cut short, the cup aside.
+Its mistakes: a grip on the handle's edge or beside it (the portafilter slips, seen at once); the basket held
+aside of the spout (slow, and it spills a little); pushing beside the head (it jams, and comes again). Those
+that it does not notice, and that show only when the coffee runs: too little coffee, a tamp cut short, the cup
+aside.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from recap_station.sim.tasks.espresso.scene import (
     EspressoScene,
 )
 
-GRIND_YAW, LOCK_YAW, BREW_YAW, SERVE_YAW = 0.9, 0.35, 2.3, math.pi  # headings of filter and cup there
+GRIND_YAW, LOCK_YAW, BREW_YAW, SERVE_YAW = 0.9, 0.35, 2.3, 2.5  # headings of filter and cup there
 TAMPER_HOME = np.array([0.07, -0.11, 0.002])
 LEFT_PARK = np.array([-0.24, -0.06, 0.20])
 CARRY_Z = 0.10
@@ -38,12 +40,17 @@ GRIP_UP = up(0.003)  # pads a little above a handle's middle, so that they clear
 UNNOTICED = 0.6  # of the mistakes of its kind, how many are made where nothing shows them yet
 
 
+Where = Callable[[EspressoScene], Spot]
+Phase = Callable[[EspressoScene], None]
+
+
 class EspressoScript(Steps):
     def __init__(self, station: Station, style: Style, seed: int) -> None:
         super().__init__(station, style, seed)
         self._dosed = self._tamped = False  # as far as it believes
         self._needs = ""
         self._aside = np.zeros(3)
+        self._enough = 0.97  # of dose or tamp, where it stops
 
     def holding(self, scene: EspressoScene) -> tuple[bool, bool]:
         return scene.has_filter, scene.has_tamper or scene.has_cup
@@ -58,7 +65,8 @@ class EspressoScript(Steps):
         c = scene.coffee
         self._needs = ""
         if c["brewed"] >= 1:
-            self._to_saucer(scene) if scene.has_cup else self._take_cup(scene)
+            after = self._to_saucer if scene.has_cup else self._take_cup
+            after(scene)
         elif c["brewing"]:
             self.wait("brewing", lambda s: s.coffee["brewed"] >= 1, self.start)
         elif c["locked"]:
@@ -71,12 +79,14 @@ class EspressoScript(Steps):
             self._to_grinder(scene)
         elif not (self._tamped or c["tamp"] >= ENOUGH_TAMP):
             self._to_mat(scene)
+        elif scene.has_tamper and scene.tamper_near:
+            self._tamper_off(scene)
         else:
             self._to_group(scene)
 
     # ---- the left hand: portafilter ----------------------------------------------------------------
 
-    def _filter_at(self, place: np.ndarray, yaw: float):
+    def _filter_at(self, place: np.ndarray, yaw: float) -> Where:
         return lambda s: self.carried_to(0, s, s.filter, place, yaw)
 
     def _take_filter(self, scene: EspressoScene) -> None:
@@ -85,7 +95,9 @@ class EspressoScript(Steps):
             if self._rng.random() < 0.5:  # takes hold of the top edge only
                 error[2] = self._rng.uniform(0.020, 0.026)
             else:  # comes down beside it
-                across = self._rng.choice([-1.0, 1.0]) * np.array([-scene.filter.axis[1], scene.filter.axis[0]])
+                across = self._rng.choice([-1.0, 1.0]) * np.array(
+                    [-scene.filter.axis[1], scene.filter.axis[0]]
+                )
                 error[:2] = self._rng.uniform(0.030, 0.040) * across
         spot = lambda s: (s.filter.grasp + GRIP_UP, s.filter.yaw)  # noqa: E731
         self.take(0, "filter", spot, lambda s: s.has_filter, self._lift_filter, error)
@@ -152,7 +164,8 @@ class EspressoScript(Steps):
         patience = self.style.patience_s / self.station.step_s
 
         def then(s: EspressoScene) -> None:
-            self._turn(s) if s.coffee["engaged"] else self._back(s)
+            after = self._turn if s.coffee["engaged"] else self._back
+            after(s)
 
         self.wait("pushing", lambda s: s.coffee["engaged"] or self._ticks - begun > patience, then)
 
@@ -167,7 +180,8 @@ class EspressoScript(Steps):
         place = np.append(GROUP[:2], scene.filter.pos[2])
 
         def then(s: EspressoScene) -> None:
-            self.start(s) if s.coffee["locked"] or not s.coffee["engaged"] else self._turn(s)
+            after = self._turn if s.coffee["engaged"] and not s.coffee["locked"] else self.start
+            after(s)
 
         self.bring(0, "turn", self._filter_at(place, goal), then, near=0.02, hesitate=False)
 
@@ -177,7 +191,7 @@ class EspressoScript(Steps):
         yaw = scene.tamper.yaw
         return scene.tamper.pos + up(KNOB), yaw - 0.5 * math.pi * round(yaw / (0.5 * math.pi))
 
-    def _tamper_at(self, place: np.ndarray):
+    def _tamper_at(self, place: np.ndarray) -> Where:
         def spot(s: EspressoScene) -> Spot:
             quarter = 0.5 * math.pi
             yaw = s.filter.yaw + quarter * round((s.tamper.yaw - s.filter.yaw) / quarter)
@@ -206,10 +220,9 @@ class EspressoScript(Steps):
         early = self._mistake("tamp", UNNOTICED * self.style.early_release)
         self._enough = self._rng.uniform(0.3, 0.9) if early else 0.97
         place = scene.filter.pos + up(FLOOR - 0.004)
-        begun = self._ticks
 
         def over(s: EspressoScene) -> bool:
-            return s.coffee["tamp"] >= self._enough or self._ticks - begun > 4.0 / self.station.step_s
+            return s.coffee["tamp"] >= self._enough or self._since > 4.0
 
         def pressed(s: EspressoScene) -> None:
             self.wait("tamping", over, self._tamper_off)
@@ -242,7 +255,7 @@ class EspressoScript(Steps):
         else:
             self._take_cup(scene)
 
-    def _cup_at(self, place: np.ndarray, yaw: float):
+    def _cup_at(self, place: np.ndarray, yaw: float) -> Where:
         return lambda s: self.carried_to(1, s, s.cup, place, yaw)
 
     def _take_cup(self, scene: EspressoScene) -> None:
@@ -260,7 +273,7 @@ class EspressoScript(Steps):
     def _to_saucer(self, scene: EspressoScene) -> None:
         self._carry_cup(scene, scene.saucer + up(HALF), SERVE_YAW, self.start)
 
-    def _carry_cup(self, scene: EspressoScene, place: np.ndarray, yaw: float, after) -> None:
+    def _carry_cup(self, scene: EspressoScene, place: np.ndarray, yaw: float, after: Phase) -> None:
         """Up, over the place, down, and let go."""
         self._needs = "cup"
 
@@ -272,7 +285,9 @@ class EspressoScript(Steps):
             self.bring(1, "cup down", self._cup_at(place, yaw), release, 0.8, near=0.0, hesitate=False)
 
         def over(s: EspressoScene) -> None:
-            self.bring(1, "cup over its place", self._cup_at(np.append(place[:2], CUP_Z), yaw), lower, near=0.02)
+            self.bring(
+                1, "cup over its place", self._cup_at(np.append(place[:2], CUP_Z), yaw), lower, near=0.02
+            )
 
         rise = np.append(scene.cup.pos[:2], CUP_Z)
         self.bring(1, "cup up", self._cup_at(rise, scene.cup.yaw), over, hesitate=False)
@@ -294,5 +309,3 @@ class EspressoScript(Steps):
             self.start(s)
 
         self.bring(1, "hand off the button", lambda s: (BUTTON + up(0.06), 0.0), back, hesitate=False)
-
-

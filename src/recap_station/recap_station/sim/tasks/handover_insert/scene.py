@@ -32,6 +32,9 @@ class PegScene(Scene):
     def points(self) -> tuple[np.ndarray, ...]:
         return self.center, self.left_end, self.right_end, self.mouth
 
+    def facts(self) -> tuple[float, ...]:
+        return float(self.held[0]), float(self.held[1])
+
     @property
     def left_end(self) -> np.ndarray:
         return self.center - PEG_HALF * self.axis
