@@ -238,6 +238,13 @@ def test_calls_are_rate_limited(site: Site) -> None:
     assert len(site.cell.asked) < 60
 
 
+def test_no_other_calls_use_up_the_emergency_stop(site: Site) -> None:
+    codes = [site.call("POST", "/api/do/start", {})[0] for _ in range(60)]
+    assert codes[-1] == 429
+    assert site.call("POST", "/api/do/estop", {})[0] == 200
+    assert site.cell.asked == ["estop"]
+
+
 def test_a_bucket_fills_again() -> None:
     bucket = Bucket(10.0, 2.0)
     assert [bucket.take(0.0) for _ in range(3)] == [True, True, False]
