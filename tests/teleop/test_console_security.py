@@ -126,6 +126,8 @@ def test_only_loopback_goes_without_a_token() -> None:
     assert Door.for_host("127.0.0.1").token == ""
     assert len(Door.for_host("0.0.0.0").token) >= 32
     assert Door.for_host("0.0.0.0").token != Door.for_host("0.0.0.0").token
+    assert Door.for_host("::1").address(80) == "http://[::1]:80/"
+    assert "0.0.0.0" not in Door.for_host("0.0.0.0").address(80), "a link that opens on another machine"
 
 
 def test_a_page_comes_with_headers_that_load_nothing_from_elsewhere(site: Site) -> None:
