@@ -43,7 +43,7 @@ def planned(*words: str) -> list[PlannedNode]:
 
 def test_default_plan_is_the_whole_cell() -> None:
     names = [node.spec.name for node in planned()]
-    cell = ["arbiter", "episode", "learner", "pedal", "policy", "recorder", "station"]
+    cell = ["arbiter", "console", "episode", "learner", "pedal", "policy", "recorder", "station"]
     assert sorted(names) == sorted([*cell, "lifecycle_manager"])
 
 
@@ -52,6 +52,7 @@ def test_default_plan_is_the_whole_cell() -> None:
     [
         ("operator:=scripted", "pedal", "operator"),
         ("record:=false", "recorder", "arbiter"),
+        ("console:=false", "console", "arbiter"),
         ("use_sim:=False", "station", "arbiter"),
         ("teleop:=leader", "twist", "leader"),
         ("teleop:=twist", "leader", "twist"),
@@ -76,6 +77,7 @@ def test_arguments_choose_nodes(word: str, without: str, having: str) -> None:
         ("pedal:=keyboard", UsageError, "no terminal"),
         ("actions:=sucess", ContractError, "did you mean 'success'"),
         ("leader:=exampel", ContractError, "did you mean 'example'"),
+        ("console_port:=http", UsageError, "whole number, found 'http'"),
         ("teleop:=leeder", UsageError, "none or leader or twist"),
     ],
 )

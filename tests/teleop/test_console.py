@@ -47,6 +47,17 @@ def test_a_holder_gives_refuses_or_is_passed_over_in_time() -> None:
     assert control.holder == ana
 
 
+def test_who_moves_the_arms_keeps_control_without_answering() -> None:
+    control, ana, ben = two()
+    control.ask(ana, 0.0)
+    control.taking_over(ana, 0.0)
+    control.ask(ben, 1.0)
+    for k in range(10 * round(ANSWER_S + 5.0)):
+        control.beat(ana, 0.1 * k)
+        control.tick(0.1 * k, True)
+    assert control.holder == ana
+
+
 def test_a_holder_that_is_gone_gives_control_to_who_asks() -> None:
     control, ana, ben = two()
     control.ask(ana, 0.0)

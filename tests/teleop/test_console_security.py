@@ -126,6 +126,8 @@ def test_only_loopback_goes_without_a_token() -> None:
     assert Door.for_host("127.0.0.1").token == ""
     assert len(Door.for_host("0.0.0.0").token) >= 32
     assert Door.for_host("0.0.0.0").token != Door.for_host("0.0.0.0").token
+    assert Door.for_host("::1").address(80) == "http://[::1]:80/"
+    assert "0.0.0.0" not in Door.for_host("0.0.0.0").address(80), "a link that opens on another machine"
 
 
 def test_a_page_comes_with_headers_that_load_nothing_from_elsewhere(site: Site) -> None:
@@ -236,6 +238,13 @@ def test_calls_are_rate_limited(site: Site) -> None:
     codes = [site.call("POST", "/api/do/estop", {})[0] for _ in range(60)]
     assert codes[0] == 200 and codes[-1] == 429
     assert len(site.cell.asked) < 60
+
+
+def test_no_other_calls_use_up_the_emergency_stop(site: Site) -> None:
+    codes = [site.call("POST", "/api/do/start", {})[0] for _ in range(60)]
+    assert codes[-1] == 429
+    assert site.call("POST", "/api/do/estop", {})[0] == 200
+    assert site.cell.asked == ["estop"]
 
 
 def test_a_bucket_fills_again() -> None:

@@ -15,6 +15,8 @@ setup(
         ("share/recap/config/stations", glob("config/stations/*.yaml")),
         ("share/recap/config/tasks", glob("config/tasks/*.yaml")),
         ("share/recap/config/layouts", glob("config/layouts/*.yaml")),
+        ("share/recap/config/foxglove", glob("config/foxglove/*.json")),
+        ("share/recap/config/rerun", glob("config/rerun/*.py")),
         ("share/recap/config/leaders", glob("config/leaders/*.yaml")),
     ],
     install_requires=["setuptools"],

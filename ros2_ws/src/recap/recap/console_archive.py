@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -51,7 +51,8 @@ class StoreArchive:
 
     def attempts(self) -> dict[str, Any]:
         if not self._store.folder.is_dir():
-            return {"rows": [], "problems": [], "agreement": [], "bags_waiting": len(self._waiting(set()))}
+            waiting = len(self._waiting([]))
+            return {"rows": [], "problems": [], "agreement": [], "bags_waiting": waiting}
         entries, problems = self._store.index()
         said = self._judgements()
         steps: dict[str, float] = {}
@@ -73,7 +74,7 @@ class StoreArchive:
                     "by": list(judgement.by),
                 }
             )
-        known = {row["id"] for row in rows}
+        known = [entry.id for entry in entries]
         return {
             "rows": rows,
             "problems": problems,
@@ -171,7 +172,7 @@ class StoreArchive:
         return self._judgement(loaded.info.id, loaded.info.task.rubric)
 
     def convert(self) -> dict[str, Any]:
-        known = {entry.id for entry in self._store.index()[0]} if self._store.folder.is_dir() else set()
+        known = [entry.id for entry in self._store.index()[0]] if self._store.folder.is_dir() else []
         waiting = self._waiting(known)
         if not waiting:
             return {"made": 0, "problems": []}
@@ -210,10 +211,11 @@ class StoreArchive:
                 self._open.popitem(last=False)
         return loaded, reader
 
-    def _waiting(self, known: set[str]) -> list[Path]:
+    def _waiting(self, known: Iterable[str]) -> list[Path]:
         """Closed bags of which there is no episode yet."""
         found = sorted(path.parent for path in self._bags.glob("*/metadata.yaml"))
-        return [bag for bag in found if bag.name not in known and f"{bag.name}_attempt1" not in known]
+        converted = set(known)
+        return [bag for bag in found if bag.name not in converted and f"{bag.name}_attempt1" not in converted]
 
     def _judgements(self) -> dict[str, Judgement]:
         try:

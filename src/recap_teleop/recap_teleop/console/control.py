@@ -147,7 +147,8 @@ class Control:
         holder = self._people.get(self.holder or 0)
         if holder is not None and now_s - holder.beat_s > GONE_S and self.asker is not None:
             self.holder, self.asker = self.asker, None
-        if self.asker is not None and now_s - self._asked_s > ANSWER_S:
+        # Whoever moves the arms keeps control, however long they do not answer.
+        if self.asker is not None and now_s - self._asked_s > ANSWER_S and self.takeover is None:
             self.holder, self.asker = self.asker, None
 
     def _lose(self, name: str) -> None:

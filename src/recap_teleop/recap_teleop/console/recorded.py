@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from recap_teleop.console.archive import Archive, ArchiveError
+from recap_teleop.console.guard import refused
 
 if TYPE_CHECKING:
     from recap_teleop.console.server import Console
@@ -23,11 +24,11 @@ def recorded_routes(console: Console) -> list[Route]:
 
     async def answer(ask: Callable[[Archive], Any]) -> Response:
         if console.archive is None:
-            return _refused(404, "this console was started without an archive")
+            return refused(404, "this console was started without an archive")
         try:
             result = await asyncio.to_thread(ask, console.archive)
         except ArchiveError as error:
-            return _refused(404, str(error))
+            return refused(404, str(error))
         if isinstance(result, bytes):
             return Response(result, media_type="image/jpeg", headers=FOREVER)
         return JSONResponse(result)
@@ -55,7 +56,7 @@ def recorded_routes(console: Console) -> list[Route]:
         who = str(given.pop("who", "")).strip()[:40]
         kind = str(given.pop("kind", ""))
         if not who:
-            return _refused(400, "wanted who says so")
+            return refused(400, "wanted who says so")
         episode = call.path_params["episode"]
         if kind == "undo":
             return await answer(lambda archive: archive.undo(who, episode))
@@ -76,7 +77,3 @@ def recorded_routes(console: Console) -> list[Route]:
         Route("/api/runs", runs),
         Route("/api/runs/{name}", run),
     ]
-
-
-def _refused(code: int, text: str) -> Response:
-    return JSONResponse({"ok": False, "text": text}, code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -52,7 +53,8 @@ class Door:
 
     def address(self, port: int) -> str:
         """The link that opens the console."""
-        base = f"http://{self.host}:{port}/"
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host.strip("[]")
+        base = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         return f"{base}enter?token={self.token}" if self.token else base
 
     def may_read(self, headers: Mapping[str, str]) -> str:

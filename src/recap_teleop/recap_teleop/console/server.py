@@ -6,28 +6,27 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request as Call
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
 
 from recap_teleop.board import advice
 from recap_teleop.console.archive import Archive
-from recap_teleop.console.control import BEAT_S, Control
+from recap_teleop.console.control import BEAT_S, FREE_FOR_ALL, Control
 from recap_teleop.console.feed import Feed
+from recap_teleop.console.guard import Guard, both, refused
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.recorded import recorded_routes
-from recap_teleop.console.security import HEADERS, Bucket, Door
+from recap_teleop.console.security import Bucket, Door
 from recap_teleop.console.viewer import Live, Pictures, picture
 from recap_teleop.keys import ACTIONS
 from recap_teleop.requests import SERVICES, Request
@@ -36,7 +35,6 @@ STATIC = Path(__file__).parent / "static"
 MOST_VIEWERS = 12
 MOST_BYTES = 4096  # of a POST or of a browser's message
 CALLS_HZ, CALLS_BURST = 10.0, 30.0
-MESSAGES_HZ, MESSAGES_BURST = 400.0, 800.0  # answers to pictures and samples
 ASKED = {
     **{name: Request(a.service, a.text, a.outcome) for name, a in ACTIONS.items() if a.service},
     **{name: Request(name, name.replace("_", " ")) for name in ("take_over", "hand_back", "reset_done")},
@@ -79,7 +77,8 @@ class Console:
         self._state_s = -1e9
         self._number = 0
         self.said: list[dict[str, Any]] = []  # the last answers, for everybody to see
-        self._anybody = Bucket(CALLS_HZ, CALLS_BURST)  # calls without a key, such as an emergency stop
+        self._anybody = Bucket(CALLS_HZ, CALLS_BURST)  # calls without a key
+        self._stops = Bucket(CALLS_HZ, CALLS_BURST)  # apart: no other calls use up an emergency stop's
 
     # --- waking up ----------------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ class Console:
         return JSONResponse({"ok": good, "text": text}, 200 if good else 409)
 
     def keyless(self, action: str) -> str:
-        return "" if action in ("stop", "estop") else "wanted the header x-recap-key of an open page"
+        return "" if action in FREE_FOR_ALL else "wanted the header x-recap-key of an open page"
 
     async def wish(self, call: Call) -> Response:
         """Take, give, refuse or rename: who is in control."""
@@ -210,7 +209,8 @@ class Console:
         """A POST's page and its JSON, or the response that refuses it."""
         key = call.headers.get("x-recap-key", "")
         viewer = next((v for v in self._viewers.values() if secrets.compare_digest(v.key, key)), None)
-        bucket = viewer.calls if viewer else self._anybody
+        stops = call.path_params.get("action") in FREE_FOR_ALL
+        bucket = self._stops if stops else viewer.calls if viewer else self._anybody
         if not bucket.take(time.monotonic()):
             return viewer, refused(429, f"too many calls: wanted at most {CALLS_HZ:g} a second")
         body = b""
@@ -288,66 +288,3 @@ class Console:
             await both(socket, send, hear)
         finally:
             self._pictures.discard(wake)
-
-
-async def both(socket: WebSocket, send: Callable[[], Awaitable[None]], hear: Callable[[str], bool]) -> None:
-    """Send and hear until the browser is gone, says something that makes no sense, or says too much."""
-    bucket = Bucket(MESSAGES_HZ, MESSAGES_BURST)
-
-    async def listen() -> None:
-        while True:
-            message = await socket.receive()
-            if message["type"] != "websocket.receive":
-                return
-            text = message.get("text")
-            if text is None or not bucket.take(time.monotonic()) or not hear(text):
-                await socket.close(1008, "not understood, or too much")
-                return
-
-    tasks = [asyncio.ensure_future(send()), asyncio.ensure_future(listen())]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for error in (task.exception() for task in done):
-            if error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError):
-                raise error  # those two: the browser was gone
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def refused(code: int, text: str) -> Response:
-    return JSONResponse({"ok": False, "text": text}, code)
-
-
-class Guard:
-    """Every request passes here: the door's checks, and the headers of every answer."""
-
-    def __init__(self, app: ASGIApp, door: Door) -> None:
-        self._app, self._door = app, door
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        if scope["type"] == "websocket":
-            if why := self._door.may_watch(headers):
-                await WebSocket(scope, receive, send).close(1008, why)
-                return
-            await self._app(scope, receive, send)
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-                MutableHeaders(scope=message).setdefault("cache-control", "no-cache")
-            await send(message)
-
-        if scope["method"] in ("GET", "HEAD"):
-            entering = scope["path"] == "/enter"
-            why = "" if entering else self._door.may_read(headers)
-        else:
-            why = self._door.may_change(headers)
-        answer = refused(403, why) if why else self._app
-        await answer(scope, receive, with_headers)

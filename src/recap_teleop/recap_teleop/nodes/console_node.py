@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -161,7 +162,7 @@ class ConsoleNode(RecapNode):
             except Empty:
                 return
             self.board.asked(request.service)
-            self._calls.ask(request, lambda text, good, future=future: future.set_result((text, good)))
+            self._calls.ask(request, partial(_answer, future))
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -201,6 +202,11 @@ class ConsoleNode(RecapNode):
         if name := control.name(control.holder):
             text += f", {name} in control"
         yield Status("pages", OK, text, {"port": self.serving.port if self.serving else 0})
+
+
+def _answer(future: Future[tuple[str, bool]], text: str, good: bool) -> None:
+    if not future.cancelled():  # the page that asked may be closed
+        future.set_result((text, good))
 
 
 def main() -> None:

@@ -50,8 +50,7 @@ class Hearing:
     def __init__(self, node: Node, board: Board) -> None:
         self._node, self.board = node, board
         self._by_hand = ByHand()
-        self._heard: list[tuple[Any, Callable[[Any, float], None]]] = []
-        self._watched: set[str] = set()
+        self._heard: dict[str, tuple[Any, list[Callable[[Any, float], None]]]] = {}
         self.hear(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
         self.hear(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
         self.hear(Joy, topics.JOY, self._on_joy, qos.EVENT)
@@ -60,26 +59,30 @@ class Hearing:
 
     def fetch(self) -> None:
         """Take in all that has come. Receipt is stamped by the system's clock: what counts is its age."""
-        for subscription, take_in in self._heard:
+        for subscription, listeners in self._heard.values():
             take = subscription.handle.take_message
             while (taken := take(subscription.msg_type, subscription.raw)) is not None:
                 message, about = taken
                 ago_s = max(0, time.time_ns() - about["received_timestamp"]) / 1e9
-                take_in(message, time.monotonic() - min(ago_s, 1.0))
+                for take_in in listeners:
+                    take_in(message, time.monotonic() - min(ago_s, 1.0))
 
     def hear(
         self, kind: Any, topic: str, take_in: Callable[[Any, float], None], profile: Any, raw: bool = False
     ) -> None:
-        """Give `take_in` every message of the topic, and when it was received on the steady clock."""
+        """Give `take_in` every message of the topic, and when it was received on the steady clock. Several
+        may hear one topic, in the form that the first of them asked for."""
+        if topic in self._heard:
+            self._heard[topic][1].append(take_in)
+            return
         subscription = self._node.create_subscription(
             kind, topic, lambda message: None, profile, callback_group=self._by_hand, raw=raw
         )
-        self._heard.append((subscription, take_in))
+        self._heard[topic] = (subscription, [take_in])
 
     def watch(self, topic: str, kind: str) -> None:
         """Count the topic's messages, as raw bytes: nothing is read of them."""
-        if topic not in self._watched:
-            self._watched.add(topic)
+        if topic not in self._heard:
             counted = lambda _, at_s: self.board.heard(topic, at_s)  # noqa: E731
             self.hear(message_type(kind), topic, counted, qos.RECORD, raw=True)
 

@@ -1,4 +1,4 @@
-"""The operator's console with what is recorded: `recap_teleop`'s node, and the learner's episodes and runs."""
+"""The operator's console with what is recorded: `recap_teleop`'s node, the learner's episodes and runs."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ export function page(root, id, order) {
           el("button", { type: "button", onclick: () => judge("failed", { tick }) }, say("failed_here"), el("kbd", "l"))),
         criteria.length ? el("h2", say("rubric")) : null,
         ...criteria.map(([criterion, question], i) => el("div.filters", el("kbd", String(i + 1)), question, el("button", { type: "button", "aria-pressed": String(criterion in j.criteria), onclick: () => toggleCriterion(i) }, criterion in j.criteria ? say(j.criteria[criterion] ? "yes" : "no") : "–"))),
-        el("div", ...a.task_stages.map((stage) => el("button", { type: "button", onclick: () => judge("stage", { stage, tick }) }, say("stage_here", stage)))),
+        el("div.filters", ...a.task_stages.map((stage) => el("button", { type: "button", onclick: () => judge("stage", { stage, tick }) }, say("stage_here", stage)))),
         el("h2", say("log")),
         el("div", { id: "log" }, ...[...j.log].reverse().filter((entry) => entry.kind !== "undo").map((entry) => el("div.muted",
           el(j.undone.includes(entry.id) ? "s" : "span", `${entry.who}: ${entry.kind} ${entry.outcome || entry.name || entry.stage || ""}${entry.met === undefined ? "" : entry.met ? " ✓" : " ✗"}${entry.tick === undefined ? "" : ` ${(entry.tick * a.step_s).toFixed(2)} s`}`), j.undone.includes(entry.id) ? ` (${say("before_undo")})` : "")))));

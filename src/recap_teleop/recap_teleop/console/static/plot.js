@@ -116,11 +116,13 @@ export function drawSeries(canvas, series, labels, percent) {
     pen.beginPath(); pen.moveTo(left, y(v)); pen.lineTo(width, y(v)); pen.stroke();
     pen.fillText(percent ? `${Math.round(100 * v)} %` : v.toPrecision(3), 2, y(v) + 4);
   }
-  (labels || []).forEach((label, i) => pen.fillText(label, x(i) - 6, height - 4));
+  pen.textAlign = "center";
+  (labels || []).forEach((label, i) => pen.fillText(label, Math.min(x(i), width - pen.measureText(label).width / 2), height - 4));
+  pen.textAlign = "left";
   series.forEach((one, k) => {
     pen.strokeStyle = pen.fillStyle = LINES[k % LINES.length]; pen.lineWidth = 2;
     pen.beginPath();
-    one.x.forEach((v, i) => { if (one.y[i] !== null) pen.lineTo(x(v), y(one.y[i])); });
+    if (!labels) one.x.forEach((v, i) => { if (one.y[i] !== null) pen.lineTo(x(v), y(one.y[i])); }); // policies are joined by no line
     pen.stroke();
     if (labels) one.x.forEach((v, i) => { if (one.y[i] !== null) { pen.beginPath(); pen.arc(x(v), y(one.y[i]), 4, 0, 7); pen.fill(); } });
     if (one.low) one.x.forEach((v, i) => { if (one.low[i] !== null) { pen.beginPath(); pen.moveTo(x(v), y(one.low[i])); pen.lineTo(x(v), y(one.high[i])); pen.stroke(); } });

@@ -22,7 +22,7 @@ export function page(root, [wanted]) {
     const success = el("canvas"), throughput = el("canvas"), canvases = [success, throughput];
     canvases.forEach((canvas) => { canvas.style.height = "190px"; });
     body.replaceChildren(el("div.filters", say("run"), choice, el("span.muted", runs.find((one) => one.name === run.name)?.last_stage || "")),
-      el("div.grid",
+      el("div.grid.halves",
         el("div.card", el("h2", say("success_rate")), success), el("div.card", el("h2", say("throughput")), throughput),
         el("div.card.wide", evaluations(run.evaluations)), el("div.card.wide", el("h2", say("curves")), ...curves(run)), el("div.card.wide", ...lineage(run)),
         el("div.card.wide", el("h2", say("next_iteration")), el("code", "./recap iterate --help"))));

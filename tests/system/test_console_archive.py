@@ -1,0 +1,160 @@
+"""What the console shows of recorded attempts and runs: the learner's own files, and nothing beside them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+
+sys.path.append(str(Path(__file__).parents[1] / "learner"))
+from store_writer import episode
+
+from recap.console_archive import StoreArchive, agreement
+from recap.console_runs import list_runs, read_run
+from recap_learner.judgements import read_judgements, say
+from recap_learner.store import Store
+from recap_teleop.console.archive import ArchiveError
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> StoreArchive:
+    store = Store(tmp_path / "episodes")
+    store.add(episode("e0", 20))
+    store.add(episode("e1", 30, "failure"))
+    return StoreArchive(tmp_path / "episodes", tmp_path / "bags", tmp_path / "runs")
+
+
+def test_the_table_has_every_episode_with_what_people_said(archive: StoreArchive, tmp_path: Path) -> None:
+    archive.judge("ana", "e0", "outcome", {"outcome": "failure", "reason": "dropped"})
+    rows = {row["id"]: row for row in archive.attempts()["rows"]}
+    assert (rows["e0"]["outcome"], rows["e0"]["recorded"], rows["e0"]["by"]) == (
+        "failure",
+        "success",
+        ["ana"],
+    )
+    assert rows["e1"]["length_s"] == pytest.approx(0.6)
+    assert read_judgements(tmp_path / "episodes")["e0"].reason == "dropped", "the learner reads the same"
+
+
+def test_an_empty_place_is_an_empty_table(tmp_path: Path) -> None:
+    empty = StoreArchive(tmp_path / "no", tmp_path / "no", tmp_path / "no")
+    assert empty.attempts() == {"rows": [], "problems": [], "agreement": [], "bags_waiting": 0}
+    assert empty.runs() == [] and empty.convert() == {"made": 0, "problems": []}
+
+
+def test_undo_gives_back_what_was_before(archive: StoreArchive) -> None:
+    archive.judge("ana", "e0", "outcome", {"outcome": "failure"})
+    after = archive.judge("ana", "e0", "outcome", {"outcome": "discarded"})
+    assert after["outcome"] == "discarded"
+    back = archive.undo("ben", "e0")
+    assert back["outcome"] == "failure" and len(back["undone"]) == 1 and len(back["log"]) == 3
+    assert archive.undo("ben", "e0")["outcome"] is None
+    with pytest.raises(ArchiveError, match="nothing was said"):
+        archive.undo("ben", "e0")
+
+
+def test_one_attempt_has_its_labels(archive: StoreArchive, tmp_path: Path) -> None:
+    assert archive.attempt("e0")["value"] is None
+    value = np.linspace(-0.5, 0.0, 20, dtype=np.float32)
+    value[3] = np.nan
+    labels = {"value": value, "indicator": value > -0.2}
+    Store(tmp_path / "episodes").save_labels("run", "e0", labels, {})
+    shown = archive.attempt("e0")
+    assert shown["value"][3] is None and shown["value"][19] == 0.0 and shown["tag"] == "run"
+    assert shown["indicator"][-1] is True and shown["ticks"] == 20
+    json.dumps(shown, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["../episodes/e0", "/etc/passwd", "..", ".lock", "", "e0/../e1", "e\0", "judgements", "e9"]
+)
+def test_no_name_leads_out_of_the_store(archive: StoreArchive, name: str) -> None:
+    for ask in (
+        archive.attempt,
+        lambda n: archive.image(n, "base_camera", 0),
+        lambda n: archive.undo("a", n),
+    ):
+        with pytest.raises(ArchiveError):
+            ask(name)
+    with pytest.raises(ArchiveError):
+        archive.run(name or "..")
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("outcome", {"outcome": "splendid"}),
+        ("outcome", {}),
+        ("criterion", {"name": "unknown", "met": True}),
+        ("stage", {"stage": "nowhere", "tick": 1}),
+        ("failed", {"tick": 20}),
+        ("failed", {"tick": -1}),
+        ("failed", {"tick": "1"}),
+        ("undo", {"of": 1}),
+        ("format", {}),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_not_written(
+    archive: StoreArchive, tmp_path: Path, kind: str, what: dict
+) -> None:
+    with pytest.raises(ArchiveError):
+        archive.judge("ana", "e0", kind, what)
+    assert read_judgements(tmp_path / "episodes") == {}
+
+
+def test_agreement_of_two_reviewers_is_counted_against_chance(tmp_path: Path) -> None:
+    for name, ana, ben in (
+        ("a", "success", "success"),
+        ("b", "failure", "failure"),
+        ("c", "success", "failure"),
+    ):
+        say(tmp_path, "ana", name, "outcome", outcome=ana)
+        say(tmp_path, "ben", name, "outcome", outcome=ben)
+    say(tmp_path, "ana", "d", "outcome", outcome="success")  # by one alone
+    [pair] = agreement(read_judgements(tmp_path))
+    assert (pair["a"], pair["b"], pair["both"], pair["alike"]) == ("ana", "ben", 3, 2)
+    assert pair["kappa"] == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9), abs=1e-3)
+
+
+def test_a_run_is_shown_as_far_as_its_files_go(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    (run / "stages").mkdir(parents=True)
+    result = {"sft": {"attempts": 10, "successes": 6, "success": 0.6, "success_ci95": [0.3, 0.8]}}
+    (run / "stages" / "evaluate.json").write_text(json.dumps({"seconds": 7.0, "result": result}))
+    (run / "stages" / "broken.json").write_text("{")
+    (run / "iteration_00" / "training" / "policy").mkdir(parents=True)
+    log = [{"step": k, "loss": 1.0 / (k + 1)} for k in range(1000)]
+    (run / "iteration_00" / "training" / "policy" / "log.json").write_text(json.dumps(log))
+    (tmp_path / "no_run").mkdir()
+    assert [one["name"] for one in list_runs(tmp_path)] == ["demo"]
+    shown = read_run(run)
+    assert [(one["policy"], one["success_ci95"]) for one in shown["evaluations"]] == [("sft", [0.3, 0.8])]
+    assert len(shown["logs"]["iteration_00/policy"]) <= 334 and shown["manifest"] is None
+
+
+def test_the_foxglove_layout_names_our_topics_and_services_alone() -> None:
+    from recap_station import topics
+    from recap_station.contract import load_station
+    from recap_teleop.requests import SERVICES
+
+    root = Path(__file__).resolve().parents[2]
+    layout = json.loads((root / "ros2_ws/src/recap/config/foxglove/recap.json").read_text())
+    known = {f"/{name}" for name in topics.recorded_topics(load_station("aloha"))} | {"/diagnostics"}
+    panels = layout["configById"]
+    for panel in panels.values():
+        paths = [path["value"] for path in panel.get("paths", [])]
+        paths += [panel[key] for key in ("topicPath", "topicToRender") if key in panel]
+        paths += [panel["imageMode"]["imageTopic"]] if "imageMode" in panel else []
+        for path in paths:
+            assert path.partition(".")[0] in known, path
+        assert panel.get("serviceName", "/stop").lstrip("/") in SERVICES
+
+    def shown(part: str | dict) -> set[str]:
+        return {part} if isinstance(part, str) else shown(part["first"]) | shown(part["second"])
+
+    assert shown(layout["layout"]) == set(panels)
