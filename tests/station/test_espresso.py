@@ -153,3 +153,14 @@ def test_random_scenes_show_every_keypoint_to_some_camera(cell):
 def test_an_unknown_dial_is_named():
     with pytest.raises(ContractError, match=r"sim\.peg_x"):
         Cell(STATION, replace(TASK, sim={"peg_x": [0, 1]}))
+
+
+def test_commands_keep_the_velocity_limits_and_do_not_jump(cell):
+    expert = Expert(STATION, TASK, FAST, 1)
+    cell.reset(1)
+    commands = [cell.state()]
+    while not over(cell):
+        commands.append(expert.act(cell.truth(), cell.state()))
+        cell.step(commands[-1])
+    assert (np.abs(np.diff(commands, axis=0)) / STATION.step_s <= STATION.max_velocity + 1e-9).all()
+    assert np.abs(np.diff(commands, n=2, axis=0))[:, ~STATION.is_gripper].max() < 0.03

@@ -24,6 +24,8 @@ def up(height: float) -> np.ndarray:
 class Script:
     """One attempt, or what is left of one: it can begin in any state."""
 
+    PAUSE = 1.0  # by how much a task's pauses are longer than the style says: some steps take more thought
+
     def __init__(self, station: Station, style: Style, seed: int) -> None:
         self.station, self.style = station, style
         self._rng = np.random.default_rng(seed)
@@ -88,7 +90,7 @@ class Script:
         self._since = 0.0  # seconds in this phase
         self._fresh = True
         if hesitate and self._rng.random() < self.style.hesitate:
-            self._pause = float(self._rng.exponential(self.style.pause_s))
+            self._pause = self.PAUSE * float(self._rng.exponential(self.style.pause_s))
 
     def _first(self) -> bool:
         """True once, on a phase's first tick after its pause."""

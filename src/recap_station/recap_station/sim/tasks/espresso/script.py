@@ -37,7 +37,7 @@ LEFT_PARK = np.array([-0.24, -0.06, 0.20])
 CARRY_Z = 0.10
 CUP_Z = 0.045
 GRIP_UP = up(0.003)  # pads a little above a handle's middle, so that they clear the table
-UNNOTICED = 0.6  # of the mistakes of its kind, how many are made where nothing shows them yet
+UNNOTICED = 0.9  # of the mistakes of its kind, how many are made where nothing shows them yet
 
 
 Where = Callable[[EspressoScene], Spot]
@@ -45,6 +45,8 @@ Phase = Callable[[EspressoScene], None]
 
 
 class EspressoScript(Steps):
+    PAUSE = 3.0
+
     def __init__(self, station: Station, style: Style, seed: int) -> None:
         super().__init__(station, style, seed)
         self._dosed = self._tamped = False  # as far as it believes
