@@ -61,6 +61,7 @@ class Checkout:
             [str(self.root / "recap"), *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=self.environment, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever started the tests
         )  # fmt: skip
 
     def run(self, *words: str) -> tuple[int, str, str]:
