@@ -3,8 +3,8 @@
 `python benchmarks/convert.py [--minutes 10]` writes such a bag (about 3 GB at 10 minutes), reads it once so
 that the page cache has it as far as there is room, and prints one JSON line:
 
-- `times_real_time`, `mb_per_s`, `peak_mb`: `recap_learner.episodes.convert_bags` of the bag in a process of
-  its own, checksums compared, start of Python and imports not counted in the time but in the memory;
+- `times_real_time`, `mb_per_s`, `peak_mb`: `recap_learner.data.episodes.convert_bags` of the bag in a process
+  of its own, checksums compared, start of Python and imports not counted in the time but in the memory;
 - `of_a_core`: the same two rates by processor time in place of the clock, for a machine that is busy;
 - `unchecked_mb_per_s`: without comparing checksums;
 - `vs_naive`: how many times faster that is than the obvious pipeline: `rosbags` reads, every message is
@@ -98,7 +98,7 @@ def write_bag(path: Path, seconds: float, jpegs: list[bytes] | None = None) -> N
 
 def convert(bags: list[Path], store: Path, workers: int, check: bool = True) -> float:
     """Seconds that it took."""
-    from recap_learner import episodes, reading
+    from recap_learner.data import episodes, reading
 
     if not check:
         reader = reading.BagReader

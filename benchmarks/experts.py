@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recap_learner.statistics import wilson_interval
+from recap_learner.evaluation.statistics import wilson_interval
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import SLOPPY, STYLES, Expert, Style

@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 from convert import apart, convert, write_bag
 
-from recap_learner.episodes import convert_bags
-from recap_learner.store import Store
+from recap_learner.data.episodes import convert_bags
+from recap_learner.data.store import Store
 
 
 def cost(bags: list[Path], store: Path) -> dict[str, float]:
     """Processor time of each step [s]."""
-    from recap_learner.loader import LoaderConfig, TrainingLoader  # torch, in this process alone
+    from recap_learner.data.loader import LoaderConfig, TrainingLoader  # torch, in this process alone
 
     def convert_all() -> None:
         files, problems = convert_bags(bags, store)

@@ -3,7 +3,7 @@
     python benchmarks/labels.py [--frames 1000000] [--ticks 500] [--repeat 5] [--store]
 
 Episodes of `--ticks` ticks at most are made up: values that follow the return with noise, a third failures,
-a tenth of the frames corrected by a person. One labelling is what `recap_learner.labels.label_ticks` does by
+a tenth of the frames corrected by a person. One labelling is what `recap_learner.value.labelling` does by
 the rule of the demo's iterations (N = 50, 40 %, whole-episode quantile 0.3): two advantages, thresholds,
 indicators. `frames_per_s` is of CPU time, the median of `--repeat`; so are all times here.
 
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from recap_learner.labelling import LabelRule, label_ticks
-from recap_learner.labels import relabel, save_labels, save_to_store
-from recap_learner.returns import Normalizer, n_step_advantages, returns
-from recap_learner.store import Store
-from recap_learner.ticks import Ticks
+from recap_learner.data.store import Store
+from recap_learner.value.labelling import LabelRule, label_ticks
+from recap_learner.value.labels import relabel, save_labels, save_to_store
+from recap_learner.value.returns import Normalizer, n_step_advantages, returns
+from recap_learner.value.ticks import Ticks
 
 NORM = Normalizer(750)
 RULE = LabelRule(lookahead=50, positive_fraction=0.4, whole_episode_quantile=0.3)

@@ -30,11 +30,11 @@ import numpy as np
 import psutil
 import torch
 
-from recap_learner.episodes import Episode, convert_bags
-from recap_learner.image_index import ImageTable, locate_images
-from recap_learner.loader import LoaderConfig, TrainingLoader
-from recap_learner.samples import HORIZON, sample_ticks
-from recap_learner.store import Store
+from recap_learner.data.episodes import Episode, convert_bags
+from recap_learner.data.image_index import ImageTable, locate_images
+from recap_learner.data.loader import LoaderConfig, TrainingLoader
+from recap_learner.data.samples import HORIZON, sample_ticks
+from recap_learner.data.store import Store
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize

@@ -48,7 +48,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure(folder: Path, minutes: float, delay_s: float) -> dict[str, float]:
     import s3fs
 
-    from recap_learner.episodes import convert_bags, load_episode
+    from recap_learner.data.episodes import convert_bags, load_episode
     from recap_station import storage
     from recap_station.mcap_scan import Scan
 

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.frames import Frames
-from recap_learner.policy_training import PolicyLoss, PolicyTraining
-from recap_learner.training import Schedule, fit
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.frames import Frames
+from recap_learner.training.policy_training import PolicyLoss, PolicyTraining
+from recap_learner.training.training import Schedule, fit
 from recap_policy.config import vla_config
 from recap_policy.device import CHOICES
 from recap_policy.prefix import make_tokenizer

@@ -43,7 +43,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recap_learner.training import Computation
+from recap_learner.training.training import Computation
 from recap_policy.config import VLAConfig, vla_config
 from recap_policy.device import CHOICES, RuntimeConfig, resolve
 from recap_policy.text import TinyTokenizer

@@ -27,10 +27,10 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.frames import Frames
-from recap_learner.samples import FRAME_HZ
-from recap_learner.value_inference import outlook, per_tick
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.frames import Frames
+from recap_learner.data.samples import FRAME_HZ
+from recap_learner.value.value_inference import outlook, per_tick
 from recap_policy.config import value_config, vla_config
 from recap_policy.device import CHOICES, RuntimeConfig, resolve
 from recap_policy.text import TinyTokenizer

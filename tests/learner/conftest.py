@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.frames import Frames
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.frames import Frames
 from recap_policy.checkpoint import save_vision, vision_identity
 from recap_policy.config import vla_config
 from recap_policy.vision import VisionTower

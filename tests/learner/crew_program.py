@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from conftest import make_frames
 
-from recap_learner.distributed import crew, join
-from recap_learner.policy_training import PolicyTraining, train_policy
-from recap_learner.training import Schedule
-from recap_learner.value_training import ValueTraining, train_value
+from recap_learner.training.distributed import crew, join
+from recap_learner.training.policy_training import PolicyTraining, train_policy
+from recap_learner.training.training import Schedule
+from recap_learner.value.value_training import ValueTraining, train_value
 from recap_policy.config import VALUE_CONFIGS
 
 STEPS = 25

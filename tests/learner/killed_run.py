@@ -22,14 +22,14 @@ import torch
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
 from recap_learner.cell import Collection, Order
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.frames import Frames
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.frames import Frames
 from recap_learner.improve import Improvement
-from recap_learner.policy_training import PolicyTraining
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Report, Stages
-from recap_learner.training import Schedule
-from recap_learner.value_training import ValueTraining
+from recap_learner.training.policy_training import PolicyTraining
+from recap_learner.training.training import Schedule
+from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import save_vision, vision_identity
 from recap_policy.config import vla_config
 from recap_policy.vision import VisionTower

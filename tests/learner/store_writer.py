@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.store import Store
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.store import Store
 from recap_station.contract import load_station, load_task
 
 STATION, TASK = load_station("aloha"), load_task("handover_insert")

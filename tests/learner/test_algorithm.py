@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_pat
 
 
 def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
-    from recap_learner.policy_training import PolicyLoss, _fresh
+    from recap_learner.training.policy_training import PolicyLoss, _fresh
 
     chunks = torch.from_numpy(frames.chunks())
     model = _fresh(frames, chunks, POLICY, vision, 0)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from mcap.writer import CompressionType, Writer
 
-from recap_learner.bag_images import EpisodeImages
-from recap_learner.episodes import (
+from recap_learner.data.bag_images import EpisodeImages
+from recap_learner.data.episodes import (
     Cell,
     ConversionError,
     Episode,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recap_learner.frames import Frames
-from recap_learner.policy_training import PolicyTraining, train_policy
-from recap_learner.training import Computation, Schedule
-from recap_learner.value_training import EarlyStop, ValueTraining, train_value
+from recap_learner.data.frames import Frames
+from recap_learner.training.policy_training import PolicyTraining, train_policy
+from recap_learner.training.training import Computation, Schedule
+from recap_learner.value.value_training import EarlyStop, ValueTraining, train_value
 from recap_policy.checkpoint import load_policy, read
 from recap_policy.config import value_config, vla_config
 from recap_policy.text import TinyTokenizer

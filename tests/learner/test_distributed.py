@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from recap_learner.distributed import parts
+from recap_learner.training.distributed import parts
 from recap_station.contract import ContractError
 
 PROGRAM = Path(__file__).with_name("crew_program.py")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from recap_learner.episodes import ConversionError, convert_bags, load_episode, read_bag, read_images
+from recap_learner.data.episodes import ConversionError, convert_bags, load_episode, read_bag, read_images
 from recap_station import topics
 from recap_station.bags import BagWriter, amend_metadata
 from recap_station.cdr import compressed_image, joint_state, serialize

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from recap_learner.evaluation import (
+from recap_learner.evaluation.evaluation import (
     Attempt,
     Evaluation,
     EvaluationError,
@@ -16,8 +16,8 @@ from recap_learner.evaluation import (
     summarize,
     verdict,
 )
-from recap_learner.sequential import confidence_sequence
-from recap_learner.statistics import mcnemar_p, wilson_interval
+from recap_learner.evaluation.sequential import confidence_sequence
+from recap_learner.evaluation.statistics import mcnemar_p, wilson_interval
 from recap_station.files import write_json
 
 STAGES = ("reach", "lift", "pass", "insert")

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recap_learner import video
-from recap_learner.episodes import convert_bags, read_images
-from recap_learner.image_index import locate_images
-from recap_learner.inspection import inspect_store
-from recap_learner.lerobot_export import KEPT, RECAP, export_lerobot
-from recap_learner.lerobot_import import import_lerobot
-from recap_learner.store import Store
-from recap_learner.video import ExchangeError
+from recap_learner.data.episodes import convert_bags, read_images
+from recap_learner.data.image_index import locate_images
+from recap_learner.data.inspection import inspect_store
+from recap_learner.data.store import Store
+from recap_learner.exchange import video
+from recap_learner.exchange.lerobot_export import KEPT, RECAP, export_lerobot
+from recap_learner.exchange.lerobot_import import import_lerobot
+from recap_learner.exchange.video import ExchangeError
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
@@ -224,7 +224,7 @@ def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):
 
 def test_a_rerun_recording_holds_every_image_and_joint(store, tmp_path):
     pytest.importorskip("rerun")
-    from recap_learner.rerun_export import export_rerun
+    from recap_learner.exchange.rerun_export import export_rerun
 
     [file] = export_rerun(store, tmp_path / "out", episodes=["attempt1"])
     content = file.read_bytes()

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from recap_learner import frames as module
-from recap_learner.frames import load_frames
-from recap_learner.judgements import say
-from recap_learner.samples import frame_ticks
-from recap_learner.store import Store
+from recap_learner.data import frames as module
+from recap_learner.data.frames import load_frames
+from recap_learner.data.judgements import say
+from recap_learner.data.samples import frame_ticks
+from recap_learner.data.store import Store
 from recap_policy.checkpoint import vision_identity
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recap_learner.gates import GateError, Gates, judge_value
-from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
+from recap_learner.value.gates import GateError, Gates, judge_value
+from recap_learner.value.returns import Normalizer, monte_carlo_returns, n_step_advantages
 
 NORM = Normalizer(750)
 COUNT = 40

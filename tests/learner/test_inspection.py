@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from recap_learner.episodes import Cell, convert_bags
-from recap_learner.inspection import KINDS, Limits, inspect_store, stretches
-from recap_learner.store import Store
+from recap_learner.data.episodes import Cell, convert_bags
+from recap_learner.data.inspection import KINDS, Limits, inspect_store, stretches
+from recap_learner.data.store import Store
 from recap_station import topics
 from recap_station.bags import BagWriter, amend_metadata
 from recap_station.cdr import compressed_image, joint_state, serialize

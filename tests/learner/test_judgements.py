@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recap_learner.judgements import LOG, JudgementError, Rubric, read_judgements, read_log, say, undo
+from recap_learner.data.judgements import LOG, JudgementError, Rubric, read_judgements, read_log, say, undo
 
 RUBRIC = {
     "criteria": {"inserted": "?", "released": "?", "smooth": "?", "fast": "?"},

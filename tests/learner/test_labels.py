@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap_learner.judgements import say
-from recap_learner.labels import (
+from recap_learner.data.judgements import say
+from recap_learner.data.store import Store
+from recap_learner.value.labels import (
     EpisodeValues,
     LabelRule,
     label,
@@ -18,8 +19,7 @@ from recap_learner.labels import (
     relabel,
     save_labels,
 )
-from recap_learner.returns import Normalizer, monte_carlo_returns, n_step_advantages
-from recap_learner.store import Store
+from recap_learner.value.returns import Normalizer, monte_carlo_returns, n_step_advantages
 
 NORM = Normalizer(max_steps=400)
 

@@ -13,11 +13,11 @@ import psutil
 import pytest
 import torch
 
-from recap_learner.episodes import ConversionError, convert_bags
-from recap_learner.image_index import PictureReader, locate_images
-from recap_learner.images import decode, jpeg_size
-from recap_learner.loader import LoaderConfig, TrainingLoader
-from recap_learner.store import Store
+from recap_learner.data.episodes import ConversionError, convert_bags
+from recap_learner.data.image_index import PictureReader, locate_images
+from recap_learner.data.images import decode, jpeg_size
+from recap_learner.data.loader import LoaderConfig, TrainingLoader
+from recap_learner.data.store import Store
 from recap_station import topics
 from recap_station.bags import BagReader, BagWriter
 from recap_station.cdr import compressed_image, joint_state
@@ -272,8 +272,8 @@ def test_workers_do_not_import_the_training_script(store, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         "import os, psutil, sys\n"
-        "from recap_learner.loader import LoaderConfig, TrainingLoader\n"
-        "from recap_learner.store import Store\n"
+        "from recap_learner.data.loader import LoaderConfig, TrainingLoader\n"
+        "from recap_learner.data.store import Store\n"
         "how = LoaderConfig(batch=8, size=(24, 32), horizon=10, workers=1)\n"
         "with TrainingLoader(Store(sys.argv[1]), how) as loader:\n"
         "    batch = next(iter(loader))\n"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from recap_learner.logs import WANDB, EventFile, crc32c, open_curves
-from recap_learner.training import Schedule, fit
+from recap_learner.training.logs import WANDB, EventFile, crc32c, open_curves
+from recap_learner.training.training import Schedule, fit
 
 
 def records(path: Path) -> list[bytes]:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from recap_learner.episodes import amend_bags, convert_bags
-from recap_learner.machines import RETRIES, Lost, MachinesError, spread
+from recap_learner.data.episodes import amend_bags, convert_bags
+from recap_learner.data.machines import RETRIES, Lost, MachinesError, spread
 from recap_station.bag_reader import BagReader
 
 sys.path.append(str(Path(__file__).parent))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recap_learner.footprint import Lengths, Precision, Sample, activations, flops, lengths, weights
-from recap_learner.plan import (
+from recap_learner.training.footprint import Lengths, Precision, Sample, activations, flops, lengths, weights
+from recap_learner.training.plan import (
     Assumed,
     Job,
     Way,
@@ -25,7 +25,7 @@ from recap_learner.plan import (
     steps,
     ways,
 )
-from recap_learner.training import Computation
+from recap_learner.training.training import Computation
 from recap_policy.config import ConfigError, VLAConfig, vla_config
 from recap_policy.prompt import Kind
 from recap_policy.text import TinyTokenizer

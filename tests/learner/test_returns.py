@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recap_learner.returns import (
+from recap_learner.value.returns import (
     Normalizer,
     advantages,
     check_same,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recap_learner.sequential import Stopping, confidence_sequence, sequential_p
-from recap_learner.statistics import mcnemar_p, wilson_interval
+from recap_learner.evaluation.sequential import Stopping, confidence_sequence, sequential_p
+from recap_learner.evaluation.statistics import mcnemar_p, wilson_interval
 
 ALPHA, TRIALS, LONGEST = 0.05, 400, 200
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from recap_learner.statistics import (
+from recap_learner.evaluation.statistics import (
     auc,
     fisher_p,
     holm,

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recap_learner.episodes import amend_bags, convert_bags, find_bags, load_episode
-from recap_learner.judgements import JudgementError, say, undo
-from recap_learner.store import Store
+from recap_learner.data.episodes import amend_bags, convert_bags, find_bags, load_episode
+from recap_learner.data.judgements import JudgementError, say, undo
+from recap_learner.data.store import Store
 from recap_station import storage
 from recap_station.bag_reader import BagReader
 from recap_station.contract import ContractError
@@ -133,7 +133,7 @@ def test_a_store_there_is_listed_labelled_and_judged(lab: Path, tmp_path: Path) 
 def test_the_index_there_reads_only_what_changed(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recap_learner import store as module
+    from recap_learner.data import store as module
 
     bag = make_bag(tmp_path / "bags" / "e0", 0)
     make_bag(tmp_path / "bags" / "e1", 1)
@@ -151,7 +151,7 @@ def test_the_index_there_reads_only_what_changed(
 
 
 def test_a_store_there_gives_the_batches_of_one_here(lab: Path, tmp_path: Path) -> None:
-    from recap_learner.loader import TrainingLoader
+    from recap_learner.data.loader import TrainingLoader
 
     here = [film(tmp_path / "bags", number) for number in range(2)]
     there = upload(tmp_path / "bags", lab / "bags")

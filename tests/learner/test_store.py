@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recap_learner.episodes import ConversionError
-from recap_learner.judgements import say
-from recap_learner.store import INDEX, Store
+from recap_learner.data.episodes import ConversionError
+from recap_learner.data.judgements import say
+from recap_learner.data.store import INDEX, Store
 
 sys.path.append(str(Path(__file__).parent))
 from store_writer import episode, write_forever
@@ -40,7 +40,7 @@ def test_one_episode_more_or_less_rewrites_no_other(tmp_path):
 
 
 def test_the_index_reads_only_what_changed(tmp_path, monkeypatch):
-    from recap_learner import store as module
+    from recap_learner.data import store as module
 
     store = Store(tmp_path)
     for number in range(3):

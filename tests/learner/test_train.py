@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from recap_learner.episodes import convert_bags
-from recap_learner.policy_training import PolicyTraining
-from recap_learner.store import Store
+from recap_learner.data.episodes import convert_bags
+from recap_learner.data.store import Store
 from recap_learner.train import _parser, main, settings
-from recap_learner.value_training import ValueTraining
+from recap_learner.training.policy_training import PolicyTraining
+from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import load_policy, read
 from recap_station import topics
 from recap_station.bags import BagWriter

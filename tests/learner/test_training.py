@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from recap_learner.failures import OutOfMemory
-from recap_learner.training import Computation, Schedule, fit
+from recap_learner.training.failures import OutOfMemory
+from recap_learner.training.training import Computation, Schedule, fit
 from recap_station.contract import ContractError
 
 

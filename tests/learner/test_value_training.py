@@ -13,19 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recap_learner.cotraining import Captions
-from recap_learner.episodes import Episode, EpisodeInfo
-from recap_learner.frames import Frames
-from recap_learner.gates import GateError, Gates
+from recap_learner.data.episodes import Episode, EpisodeInfo
+from recap_learner.data.frames import Frames
 from recap_learner.iteration import fit_value, make_labels
-from recap_learner.labels import FILE, LabelRule, load_ticks
-from recap_learner.mixture import KINDS, Mixture, frame_kinds, frame_odds
-from recap_learner.returns import Normalizer, monte_carlo_returns, renormalize
-from recap_learner.training import Schedule, fit
-from recap_learner.value_data import check_start, normalizer, normalizers
-from recap_learner.value_file import load_values, save_values
-from recap_learner.value_inference import load_ensemble, outlook, per_tick
-from recap_learner.value_training import EarlyStop, ValueTraining, train_value
+from recap_learner.training.training import Schedule, fit
+from recap_learner.value.cotraining import Captions
+from recap_learner.value.gates import GateError, Gates
+from recap_learner.value.labels import FILE, LabelRule, load_ticks
+from recap_learner.value.mixture import KINDS, Mixture, frame_kinds, frame_odds
+from recap_learner.value.returns import Normalizer, monte_carlo_returns, renormalize
+from recap_learner.value.value_data import check_start, normalizer, normalizers
+from recap_learner.value.value_file import load_values, save_values
+from recap_learner.value.value_inference import load_ensemble, outlook, per_tick
+from recap_learner.value.value_training import EarlyStop, ValueTraining, train_value
 from recap_policy.checkpoint import load_value, read, save_value
 from recap_policy.config import value_config
 from recap_policy.text import TinyTokenizer
@@ -137,7 +137,7 @@ class PaddingReader(ValueModel):
 
 
 def test_a_head_that_reads_padding_is_caught(data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("recap_learner.value_training.ValueModel", PaddingReader)
+    monkeypatch.setattr("recap_learner.value.value_training.ValueModel", PaddingReader)
     with pytest.raises(GateError, match=r"the output is nearly constant: spread is 0\.0") as caught:
         fit_value(data, tmp_path, None, replace(HOW, gates=Gates()), 1)
     assert "it cannot tell success from failure before the end" in str(caught.value)

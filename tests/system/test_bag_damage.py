@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from mcap.writer import CompressionType, IndexType, Writer
 
-from recap_learner.episodes import ConversionError, read_attempts
+from recap_learner.data.episodes import ConversionError, read_attempts
 from recap_station import topics
 from recap_station.bag_reader import BagReader
 from recap_station.bags import BagWriter
@@ -342,7 +342,7 @@ def test_rows_behind_a_page_of_zeros_are_read(goods: dict[str, Good], tmp_path: 
 
 
 def test_loops_of_links_and_odd_names(goods: dict[str, Good], tmp_path: Path) -> None:
-    from recap_learner.episodes import convert_bags, load_episode
+    from recap_learner.data.episodes import convert_bags, load_episode
 
     bag = tmp_path / "bags" / "机器人 一 (two words)"
     shutil.copytree(goods["plain"].folder, bag)

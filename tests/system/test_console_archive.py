@@ -16,8 +16,8 @@ from store_writer import episode
 
 from recap.console_archive import StoreArchive, agreement
 from recap.console_runs import list_runs, read_run
-from recap_learner.judgements import read_judgements, say
-from recap_learner.store import Store
+from recap_learner.data.judgements import read_judgements, say
+from recap_learner.data.store import Store
 from recap_teleop.console.archive import ArchiveError
 
 

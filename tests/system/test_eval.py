@@ -18,8 +18,8 @@ import yaml
 from recap.cli import main
 from recap.evaluate import Journal, entrants, training_seeds
 from recap.rollout import Rollouts
-from recap_learner.evaluation import Attempt, EvaluationError, read_evaluation
-from recap_learner.recorded_evaluation import evaluate_recorded
+from recap_learner.evaluation.evaluation import Attempt, EvaluationError, read_evaluation
+from recap_learner.evaluation.recorded_evaluation import evaluate_recorded
 from recap_policy.description import read
 from recap_policy.interface import Sampling
 from recap_station.contract import config_folders, load_station
@@ -172,7 +172,7 @@ def test_start_states_that_training_has_seen_are_refused(world, recorded, tmp_pa
     shutil.copytree(recorded, tmp_path / "bags")
     model = load_policy(world / "run" / "iteration_00" / "policy")
     station, run_folder = load_station("aloha"), tmp_path / "run"
-    from recap_learner.episodes import convert_bags
+    from recap_learner.data.episodes import convert_bags
 
     files, _ = convert_bags([tmp_path / "bags"], run_folder / "episodes")
     names = [f.name.removesuffix(".episode.parquet") for f in files]
@@ -232,8 +232,8 @@ def test_bags_are_evaluated_by_checkpoint_with_a_person_s_outcomes(world, record
 
 
 def test_a_store_s_judgements_count_and_damaged_bags_are_named(recorded, tmp_path):
-    from recap_learner.episodes import convert_bags
-    from recap_learner.judgements import say
+    from recap_learner.data.episodes import convert_bags
+    from recap_learner.data.judgements import say
 
     bags, store = Path(shutil.copytree(recorded, tmp_path / "bags")), tmp_path / "episodes"
     files, _ = convert_bags([bags], store)

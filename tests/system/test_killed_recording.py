@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from recap.cli import app
-from recap_learner.bag_images import EpisodeImages
-from recap_learner.episodes import load_episode
-from recap_learner.store import Store
+from recap_learner.data.bag_images import EpisodeImages
+from recap_learner.data.episodes import load_episode
+from recap_learner.data.store import Store
 
 RECORDER = """
 import sys, time

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from recap.cli import app
 from recap.label_verb import label_app
-from recap_learner.store import Store
+from recap_learner.data.store import Store
 
 sys.path.append(str(Path(__file__).parent.parent / "learner"))
 from store_writer import TASK, episode

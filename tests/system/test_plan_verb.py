@@ -12,7 +12,7 @@ import pytest
 
 from recap.cli import main
 from recap_learner.train import _parser, settings
-from recap_learner.training import Computation
+from recap_learner.training.training import Computation
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples/scale"

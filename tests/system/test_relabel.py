@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recap_learner.labels import EpisodeValues, LabelRule, label, load_indicator, load_ticks, save_labels
-from recap_learner.returns import Normalizer
+from recap_learner.value.labels import (
+    EpisodeValues,
+    LabelRule,
+    label,
+    load_indicator,
+    load_ticks,
+    save_labels,
+)
+from recap_learner.value.returns import Normalizer
 
 RULE = LabelRule(lookahead=20, positive_fraction=0.4)
 

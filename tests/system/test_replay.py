@@ -24,7 +24,7 @@ pytest.importorskip("recap_interfaces.msg")
 from graph import free_domain
 
 from recap.doctor import has_launch
-from recap_learner.episodes import Episode, load_episode, read_bag
+from recap_learner.data.episodes import Episode, load_episode, read_bag
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize

@@ -15,10 +15,10 @@ from recap.demo import QUICK
 from recap.report import write_report
 from recap.report.attempt_figure import spans, trend
 from recap.rollout import Attempt, save_attempts, summarize
-from recap_learner.episodes import SUFFIX, read_bag, save_episode
-from recap_learner.evaluation import Evaluation, compare, read_evaluation
-from recap_learner.labels import EpisodeValues, LabelRule, label, save_labels
-from recap_learner.returns import Normalizer, monte_carlo_returns
+from recap_learner.data.episodes import SUFFIX, read_bag, save_episode
+from recap_learner.evaluation.evaluation import Evaluation, compare, read_evaluation
+from recap_learner.value.labels import EpisodeValues, LabelRule, label, save_labels
+from recap_learner.value.returns import Normalizer, monte_carlo_returns
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize

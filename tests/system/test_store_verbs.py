@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recap.cli import app
-from recap_learner.store import Store
+from recap_learner.data.store import Store
 
 sys.path.append(str(Path(__file__).parent.parent / "learner"))
 from store_writer import episode

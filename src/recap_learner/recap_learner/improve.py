@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recap_learner.labels import LabelRule
-from recap_learner.policy_training import FINETUNING, PolicyTraining
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Report, StageError, Stages
-from recap_learner.training import Progress
-from recap_learner.value_training import ValueTraining
+from recap_learner.training.policy_training import FINETUNING, PolicyTraining
+from recap_learner.training.training import Progress
+from recap_learner.value.labels import LabelRule
+from recap_learner.value.value_training import ValueTraining
 from recap_station.files import write_json
 
 

@@ -19,11 +19,14 @@ import pyarrow.parquet as pq
 
 from recap_learner.arms import Arm, Judged
 from recap_learner.arms.base import POSITIVE
-from recap_learner.cotraining import CoTraining
-from recap_learner.episodes import Episode, EpisodeInfo, convert_bags, read_info
-from recap_learner.frames import Frames, load_frames
-from recap_learner.gates import Gates
-from recap_learner.labels import (
+from recap_learner.data.episodes import Episode, EpisodeInfo, convert_bags, read_info
+from recap_learner.data.frames import Frames, load_frames
+from recap_learner.data.store import Store
+from recap_learner.training.policy_training import RECAP, PolicyTraining, train_policy
+from recap_learner.training.training import Progress
+from recap_learner.value.cotraining import CoTraining
+from recap_learner.value.gates import Gates
+from recap_learner.value.labels import (
     FILE,
     EpisodeValues,
     LabelRule,
@@ -31,13 +34,10 @@ from recap_learner.labels import (
     save_labels,
     save_to_store,
 )
-from recap_learner.policy_training import RECAP, PolicyTraining, train_policy
-from recap_learner.returns import Normalizer, monte_carlo_returns
-from recap_learner.store import Store
-from recap_learner.training import Progress
-from recap_learner.value_data import check_outcomes, normalizers
-from recap_learner.value_file import load_values, save_values
-from recap_learner.value_training import ValueTraining, train_value
+from recap_learner.value.returns import Normalizer, monte_carlo_returns
+from recap_learner.value.value_data import check_outcomes, normalizers
+from recap_learner.value.value_file import load_values, save_values
+from recap_learner.value.value_training import ValueTraining, train_value
 from recap_station.files import write_json
 
 

@@ -23,8 +23,9 @@ from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
 from recap_learner.cell import Cell, Collection, Order
-from recap_learner.episodes import SUFFIX, EpisodeInfo
-from recap_learner.frames import Frames
+from recap_learner.data.episodes import SUFFIX, EpisodeInfo
+from recap_learner.data.frames import Frames
+from recap_learner.data.judgements import LOG as JUDGEMENTS
 from recap_learner.iteration import (
     convert,
     fit_policy,
@@ -34,12 +35,11 @@ from recap_learner.iteration import (
     open_frames,
     outcomes,
 )
-from recap_learner.judgements import LOG as JUDGEMENTS
-from recap_learner.labels import LabelRule
-from recap_learner.policy_training import PolicyTraining
 from recap_learner.stages import Made, Report, Stages
-from recap_learner.value_training import ValueTraining
-from recap_learner.vision_training import VisionTraining, train_vision
+from recap_learner.training.policy_training import PolicyTraining
+from recap_learner.training.vision_training import VisionTraining, train_vision
+from recap_learner.value.labels import LabelRule
+from recap_learner.value.value_training import ValueTraining
 from recap_policy.description import read
 
 LABELS, VALUES = "labels.parquet", "values.npz"

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from recap_learner.distributed import STRATEGIES, Crew, join
-from recap_learner.frames import Frames, load_frames
-from recap_learner.logs import WANDB
-from recap_learner.policy_training import PolicyTraining, train_policy
-from recap_learner.store import Store
-from recap_learner.training import Schedule
-from recap_learner.value_training import ValueTraining, train_value
+from recap_learner.data.frames import Frames, load_frames
+from recap_learner.data.store import Store
+from recap_learner.training.distributed import STRATEGIES, Crew, join
+from recap_learner.training.logs import WANDB
+from recap_learner.training.policy_training import PolicyTraining, train_policy
+from recap_learner.training.training import Schedule
+from recap_learner.value.value_training import ValueTraining, train_value
 from recap_policy.device import CHOICES
 
 Training = PolicyTraining | ValueTraining

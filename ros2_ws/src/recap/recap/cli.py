@@ -245,7 +245,7 @@ def convert(
     or `./recap convert s3://lab/bags --store s3://lab/episodes --ray auto`
     """
     from recap.bringup import UsageError
-    from recap_learner.episodes import convert_bags, load_cell, read_info
+    from recap_learner.data.episodes import convert_bags, load_cell, read_info
 
     if task and not station:
         raise UsageError("--task: wanted --station too")

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 
 from recap.console_runs import list_runs, read_run
-from recap_learner import judgements
-from recap_learner.bag_images import decode_message
-from recap_learner.episodes import ConversionError, Episode, convert_bags, load_episode
-from recap_learner.judgements import Judgement, JudgementError, Rubric
-from recap_learner.store import Store
+from recap_learner.data import judgements
+from recap_learner.data.bag_images import decode_message
+from recap_learner.data.episodes import ConversionError, Episode, convert_bags, load_episode
+from recap_learner.data.judgements import Judgement, JudgementError, Rubric
+from recap_learner.data.store import Store
 from recap_station import topics
 from recap_station.bag_reader import FilePlace
 from recap_station.bags import BagReader

@@ -19,14 +19,14 @@ from recap.rollout import load_attempts, summarize
 from recap.sim_cell import SimCell
 from recap.stages import Shown, about_code
 from recap_learner.algorithm import Algorithm, algorithm_1
+from recap_learner.evaluation.statistics import paired_difference_interval
 from recap_learner.improve import Improvement
-from recap_learner.labels import LabelRule
-from recap_learner.policy_training import PolicyTraining
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Stages
-from recap_learner.statistics import paired_difference_interval
-from recap_learner.value_training import ValueTraining
-from recap_learner.vision_training import VisionTraining
+from recap_learner.training.policy_training import PolicyTraining
+from recap_learner.training.vision_training import VisionTraining
+from recap_learner.value.labels import LabelRule
+from recap_learner.value.value_training import ValueTraining
 from recap_policy.chunks import EXECUTE_STEPS
 from recap_station.files import write_json
 

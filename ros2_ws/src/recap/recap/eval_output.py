@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recap_learner.evaluation import Evaluation
+    from recap_learner.evaluation.evaluation import Evaluation
 
 
 def tell(found: Sequence[Evaluation], files: Sequence[Path], as_json: bool, said: Sequence[str] = ()) -> None:
     """Print evaluations, and each against the first. said: notes that were shown before."""
-    from recap_learner.evaluation import compare_all, finite, verdict
+    from recap_learner.evaluation.evaluation import compare_all, finite, verdict
 
     comparisons = compare_all(found)
     if as_json:

@@ -19,7 +19,7 @@ from recap_policy.chunks import EXECUTE_STEPS
 
 if TYPE_CHECKING:
     from recap.evaluate import Entrant
-    from recap_learner.evaluation import Evaluation
+    from recap_learner.evaluation.evaluation import Evaluation
 
 Paths = Annotated[
     list[Path] | None,
@@ -91,7 +91,7 @@ def evaluate(
     from recap.bringup import UsageError
     from recap.evaluate import entrants, evaluate
     from recap.rollout import Rollouts
-    from recap_learner.sequential import Stopping
+    from recap_learner.evaluation.sequential import Stopping
 
     given = checkpoints or []
     if not given and not bags:
@@ -145,7 +145,7 @@ def _held_out(policies: Sequence[Entrant], seeds: range, allowed: bool) -> list[
     """Warnings about start states that a policy knows from its training. Raises EvaluationError where it
     knows some of these and that is not allowed."""
     from recap.evaluate import EVALUATION_SEED, training_seeds
-    from recap_learner.evaluation import EvaluationError
+    from recap_learner.evaluation.evaluation import EvaluationError
     from recap_station.contract import load_task
 
     notes = []
@@ -179,7 +179,7 @@ def _recorded(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from recap_learner.recorded_evaluation import evaluate_recorded
+    from recap_learner.evaluation.recorded_evaluation import evaluate_recorded
     from recap_policy.description import CheckpointError, read
 
     wanted: dict[str, str] = {}
@@ -211,8 +211,8 @@ def _live(
 ) -> None:
     """Attempts over ROS 2, into a folder of bags of their own; those that are there already count."""
     from recap.live import run_live
-    from recap_learner.evaluation import EvaluationError
-    from recap_learner.recorded_evaluation import evaluate_recorded
+    from recap_learner.evaluation.evaluation import EvaluationError
+    from recap_learner.evaluation.recorded_evaluation import evaluate_recorded
 
     how, folder = policy.rollouts, policy.out / f"live_{policy.stem}"
     bags = folder / "bags"

@@ -20,9 +20,9 @@ from typing import Any
 
 from recap.rollout import Rollouts, finished
 from recap.stages import code_version
-from recap_learner.episodes import SUFFIX, read_info
-from recap_learner.evaluation import Attempt, Evaluation, EvaluationError, load_attempts
-from recap_learner.sequential import Stopping
+from recap_learner.data.episodes import SUFFIX, read_info
+from recap_learner.evaluation.evaluation import Attempt, Evaluation, EvaluationError, load_attempts
+from recap_learner.evaluation.sequential import Stopping
 from recap_policy.description import CheckpointError, check
 from recap_policy.interface import Sampling
 from recap_station.contract import load_station, load_task

@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 from recap.output import Json, Ray, Workers, bar, tell
 
 if TYPE_CHECKING:
-    from recap_learner.episodes import Episode
-    from recap_learner.judgements import Judgement
-    from recap_learner.store import Store
+    from recap_learner.data.episodes import Episode
+    from recap_learner.data.judgements import Judgement
+    from recap_learner.data.store import Store
 
 
 class _PathsFirst(TyperGroup):
@@ -62,7 +62,7 @@ def list_(
 
     Example: `./recap label list episodes --only unknown`
     """
-    from recap_learner.judgements import Judgement
+    from recap_learner.data.judgements import Judgement
 
     opened = _open(store)
     entries, problems = opened.index()
@@ -150,7 +150,7 @@ def set_(
 
     Example: `./recap label set episodes 20260101T120000_0001 failure --reason "peg dropped"`
     """
-    from recap_learner.judgements import say
+    from recap_learner.data.judgements import say
 
     opened, loaded, _ = _find(store, episode)
     say(opened.folder, _who(who), loaded.info.id, "outcome", outcome=outcome, reason=reason)
@@ -170,7 +170,7 @@ def judge(
     Example: `./recap label judge episodes 20260101T120000_0001 inserted=yes released=yes smooth=no`
     """
     from recap.bringup import UsageError
-    from recap_learner.judgements import say
+    from recap_learner.data.judgements import say
 
     opened, loaded, _ = _find(store, episode)
     criteria = loaded.info.task.rubric.get("criteria") or {}
@@ -204,7 +204,7 @@ def mark(
     Example: `./recap label mark episodes 20260101T120000_0001 lift 3.2`
     """
     from recap.bringup import UsageError
-    from recap_learner.judgements import say
+    from recap_learner.data.judgements import say
 
     opened, loaded, _ = _find(store, episode)
     stages = loaded.info.task.stages
@@ -226,7 +226,7 @@ def undo(store: StoreFolder, episode: Name, who: Who = "", as_json: Json = False
 
     Example: `./recap label undo episodes 20260101T120000_0001`
     """
-    from recap_learner import judgements
+    from recap_learner.data import judgements
 
     opened, loaded, _ = _find(store, episode)
     entry = judgements.undo(opened.folder, _who(who), loaded.info.id)
@@ -250,7 +250,7 @@ def bags(
     Example: `./recap label bags/20260101T120000_0001 --outcome failure --reason "peg dropped"`
     """
     from recap.bringup import UsageError
-    from recap_learner.episodes import OUTCOMES, amend_bags
+    from recap_learner.data.episodes import OUTCOMES, amend_bags
 
     if outcome not in OUTCOMES:
         raise UsageError(f"--outcome: wanted {', '.join(OUTCOMES)}, found {outcome!r}")
@@ -265,7 +265,7 @@ def bags(
 
 
 def _open(folder: Path) -> Store:
-    from recap_learner.store import Store
+    from recap_learner.data.store import Store
 
     store = Store(folder)
     if not store.files():
@@ -278,8 +278,8 @@ def _open(folder: Path) -> Store:
 
 def _find(folder: Path, name: str) -> tuple[Store, Episode, Judgement]:
     """The store, the episode as converted, and what was said of it."""
-    from recap_learner.episodes import load_episode
-    from recap_learner.judgements import Judgement
+    from recap_learner.data.episodes import load_episode
+    from recap_learner.data.judgements import Judgement
 
     store = _open(folder)
     known = [entry.id for entry in store.index()[0]]

@@ -11,7 +11,7 @@ import typer
 from recap.output import Json
 
 if TYPE_CHECKING:
-    from recap_learner.plan import Assumed, Job
+    from recap_learner.training.plan import Assumed, Job
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     Example: `./recap plan --config pi06 --gpus 8xH100 --hours 200 --set of_flops=0.35`
     """
     from recap.bringup import UsageError
-    from recap_learner import plan as planning
+    from recap_learner.training import plan as planning
     from recap_policy.config import ConfigError
 
     try:
@@ -72,7 +72,7 @@ def plan(
 
 def sheet(job: Job, found: dict[str, Any], assumed: Assumed) -> str:
     """What is printed, and stands in docs/scale.md."""
-    from recap_learner.plan import LINK_GB_S, MEMORY_GB, best, cost, fits, ways
+    from recap_learner.training.plan import LINK_GB_S, MEMORY_GB, best, cost, fits, ways
     from recap_policy.latency import DEVICES
 
     card = DEVICES[job.card]

@@ -12,8 +12,8 @@ import typer
 from recap.output import Json, bar, tell
 
 if TYPE_CHECKING:
-    from recap_learner.labels import LabelRule
-    from recap_learner.returns import Normalizer
+    from recap_learner.value.labels import LabelRule
+    from recap_learner.value.returns import Normalizer
 
 
 def relabel(
@@ -64,9 +64,9 @@ def relabel(
     Example: `./recap relabel runs/demo/iteration_01 --tag strict --fraction 0.1 --store runs/demo/episodes`
     """
     from recap.bringup import UsageError
-    from recap_learner.labels import FILE
-    from recap_learner.labels import relabel as make
-    from recap_learner.store import Store
+    from recap_learner.data.store import Store
+    from recap_learner.value.labels import FILE
+    from recap_learner.value.labels import relabel as make
 
     if not tag or "/" in tag or tag.startswith("."):
         raise UsageError(f"--tag: wanted a name without '/' that starts with no '.', found {tag!r}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from recap.sim_cell import SimCell
 from recap_learner.cell import Collection, Order
-from recap_learner.episodes import find_bags
+from recap_learner.data.episodes import find_bags
 from recap_learner.stages import Report, StageError
 
 

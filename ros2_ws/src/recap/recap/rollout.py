@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from recap.sim_recording import SimRecording
-from recap_learner.evaluation import Attempt, load_attempts, save_attempts, summarize
+from recap_learner.evaluation.evaluation import Attempt, load_attempts, save_attempts, summarize
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_policy.interface import Sampling
 from recap_station.contract import Station, Task, load_station, load_task

@@ -17,7 +17,7 @@ from typing import Any
 from recap.live import run_live
 from recap.rollout import Attempt, Rollouts, load_attempts, run_attempts, save_attempts, summarize
 from recap_learner.cell import Collection, Order
-from recap_learner.episodes import SUFFIX, convert_bags
+from recap_learner.data.episodes import SUFFIX, convert_bags
 from recap_learner.stages import Report
 from recap_policy.chunks import EXECUTE_STEPS
 from recap_policy.interface import Sampling

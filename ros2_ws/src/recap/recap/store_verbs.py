@@ -15,8 +15,8 @@ def inspect(store: Path, html: Path, fail_on: str, as_json: bool, progress: Repo
     """Look at a store, write the page, print what was found → the exit code."""
     from recap.bringup import UsageError
     from recap.report.inspection import write_page
-    from recap_learner.inspection import KINDS, inspect_store
-    from recap_learner.store import Store
+    from recap_learner.data.inspection import KINDS, inspect_store
+    from recap_learner.data.store import Store
 
     fatal = [kind for kind in fail_on.replace(",", " ").split() if kind]
     unknown = [kind for kind in fatal if kind not in (*KINDS, "any")]
@@ -40,24 +40,24 @@ def inspect(store: Path, html: Path, fail_on: str, as_json: bool, progress: Repo
 
 
 def export_lerobot(store: Path, out: Path, tag: str, codec: str, progress: Report) -> dict[str, Any]:
-    from recap_learner.lerobot_export import export_lerobot as export
-    from recap_learner.store import Store
+    from recap_learner.data.store import Store
+    from recap_learner.exchange.lerobot_export import export_lerobot as export
 
     count = export(Store(store), out, tag, codec, progress)
     return {"dataset": str(out), "exported": count}
 
 
 def export_rerun(store: Path, out: Path, tag: str, episodes: list[str], progress: Report) -> dict[str, Any]:
-    from recap_learner.rerun_export import export_rerun as export
-    from recap_learner.store import Store
+    from recap_learner.data.store import Store
+    from recap_learner.exchange.rerun_export import export_rerun as export
 
     files = export(Store(store), out, tag, episodes, progress)
     return {"recordings": [str(file) for file in files]}
 
 
 def import_lerobot(folder: Path, store: Path, station: str, task: str, progress: Report) -> dict[str, Any]:
-    from recap_learner.lerobot_import import import_lerobot as load
-    from recap_learner.store import Store
+    from recap_learner.data.store import Store
+    from recap_learner.exchange.lerobot_import import import_lerobot as load
     from recap_station.contract import load_station, load_task
 
     cell = load_station(station) if station else None

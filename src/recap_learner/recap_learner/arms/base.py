@@ -1,6 +1,6 @@
 """What every arm has in common: it is given the same judged frames, and says what to learn from them and how.
 
-An arm is one way to draw a policy from data. Training (`recap_learner.policy_training`) is the same for all:
+An arm is one way to draw a policy from data. Training (`training.policy_training`) is the same for all:
 the same start, the same frames to choose from, the same number of steps and samples a step.
 
 Shapes: F frames, E episodes, B examples of a batch.

@@ -25,7 +25,7 @@ from rclpy.task import Future
 from recap_interfaces.action import Train
 from recap_interfaces.srv import LoadPolicy, StartTraining
 
-from recap_learner.ingest import Ingest
+from recap_learner.data.ingest import Ingest
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, message_type, run
 from recap_station.streams import load_streams

@@ -19,7 +19,7 @@ from recap.report.attempt_figure import (
 from recap.report.missing import Missing
 from recap.report.result import REASONS
 from recap.report.run import EpisodeLabels, Run
-from recap_learner.episodes import Episode
+from recap_learner.data.episodes import Episode
 
 PICTURES = 10  # in a camera strip
 _FORCED = f"repeating-linear-gradient(45deg,{figures.GREEN} 0 3px,#fff 3px 4px)"

@@ -11,8 +11,8 @@ from recap.report.missing import Missing
 from recap.report.result import reset_remark
 from recap.report.run import Run
 from recap.report.style import BLUE, GREEN, GREY, VERMILLION
-from recap_learner.evaluation import compare
-from recap_learner.statistics import holm
+from recap_learner.evaluation.evaluation import compare
+from recap_learner.evaluation.statistics import holm
 
 _ASKED = {"positive": GREEN, "none": GREY, "negative": VERMILLION}
 

@@ -12,8 +12,8 @@ import numpy as np
 from recap.report import figures, page
 from recap.report.missing import Missing
 from recap.report.run import Run
-from recap_learner.episodes import Episode
-from recap_learner.recorded_evaluation import attempt_of
+from recap_learner.data.episodes import Episode
+from recap_learner.evaluation.recorded_evaluation import attempt_of
 
 _STAGES = {
     "demonstrations": "demonstrations",

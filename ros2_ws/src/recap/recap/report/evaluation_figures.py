@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from recap.report.style import BLUE, GREEN, GREY, HALF, INK, ORANGE, PURPLE, SKY, VERMILLION, as_svg
 
-Named = tuple[str, Mapping[str, Any], str]  # name, summary (recap_learner.evaluation.summarize), colour
+Named = tuple[str, Mapping[str, Any], str]  # name, summary (evaluation.summarize), colour
 _MEASURES = (
     ("success", "success_ci95", "success"),
     ("throughput_per_hour", "throughput_ci95", "throughput [1/h]"),

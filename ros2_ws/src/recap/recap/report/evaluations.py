@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recap.report import style
-from recap_learner.evaluation import Evaluation, EvaluationError, read_evaluation
+from recap_learner.evaluation.evaluation import Evaluation, EvaluationError, read_evaluation
 
 METHODS = {
     "sft": "SFT",

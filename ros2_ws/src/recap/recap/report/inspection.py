@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from recap.report import page
 from recap.report.figures import BLUE, GREY, HALF, ORANGE, PURPLE, SKY, VERMILLION, as_svg, bars
-from recap_learner.inspection import KINDS, EpisodeReport, StoreReport
+from recap_learner.data.inspection import KINDS, EpisodeReport, StoreReport
 from recap_station.files import replace_file
 
 _COLORS = {"success": BLUE, "failure": VERMILLION, "discarded": GREY}

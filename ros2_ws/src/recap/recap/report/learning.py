@@ -9,10 +9,10 @@ import numpy as np
 from recap.report import figures, page
 from recap.report.missing import Missing
 from recap.report.run import Run
-from recap_learner.episodes import Episode
-from recap_learner.returns import monte_carlo_returns
+from recap_learner.data.episodes import Episode
+from recap_learner.value.returns import monte_carlo_returns
 
-# Entries of recap_learner.gates.ValueReport: (key, question, meaning).
+# Entries of recap_learner.value.gates.ValueReport: (key, question, meaning).
 _GATES = (
     ("spread", "Does it tell moments apart?", "standard deviation over ticks; 0 says nothing"),
     ("spearman", "Does it follow what came?", "rank correlation with the return; 1 is perfect, 0 chance"),

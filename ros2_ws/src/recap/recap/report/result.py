@@ -11,7 +11,7 @@ from recap.report import evaluation_figures, figures, page
 from recap.report.evaluations import Result
 from recap.report.missing import Missing
 from recap.report.run import Run
-from recap_learner.evaluation import compare, verdict
+from recap_learner.evaluation.evaluation import compare, verdict
 
 # Reasons that attempts end for, in words.
 REASONS = {"failure": "beyond recovery", "time limit": "out of time"}

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from recap.report.evaluations import Result, find_results, main_line
 from recap.report.missing import Missing
-from recap_learner.episodes import SUFFIX, Episode, load_episode, read_images, read_info
-from recap_learner.judgements import read_judgements
-from recap_learner.returns import Normalizer
-from recap_learner.store import judged
+from recap_learner.data.episodes import SUFFIX, Episode, load_episode, read_images, read_info
+from recap_learner.data.judgements import read_judgements
+from recap_learner.data.store import judged
+from recap_learner.value.returns import Normalizer
 from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.cdr import deserialize, stamp_ns

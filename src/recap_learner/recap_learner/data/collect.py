@@ -1,0 +1,245 @@
+"""Messages of one bag, or of the live graph, gathered stream by stream until an episode is cut from them.
+
+`Collector.add` takes every message as it comes, with the CDR bytes as they are; nothing is resampled here and
+no image is decoded. A message that cannot be meant (a joint the cell lacks, a NaN, an image of no size or
+without its end; see `data.messages`) is left out and counted; one whose every message is so is an
+error. Clocks that jump back are found and told; see `recap_learner.data.series`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recap_learner.data.messages import image_reader, joint_reader, read_event, read_mode, read_stage
+from recap_learner.data.series import JUMP_S, Series
+from recap_station.cdr_scan import EpisodeEvent
+from recap_station.contract import ContractError, Station
+from recap_station.streams import ROLES, TRAJECTORY_TYPE, Stream, Streams
+
+NOWHERE = (-1, -1, -1, -1)  # place of a message that is in no bag
+
+
+@dataclass(frozen=True)
+class JointStream:
+    """Rows of some joints: stamps_ns (M,) ascending, columns (K,) of the station's joints, values (M, K)
+    float32, labels (M,) str."""
+
+    stream: Stream
+    stamps_ns: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """stamps_ns (M,) ascending; number (M,): which of the usable images in order of arrival; place (M, 4)."""
+
+    stream: Stream
+    stamps_ns: np.ndarray
+    number: np.ndarray
+    place: np.ndarray
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that was gathered. `notes`: what was lost or left out, a readable line each."""
+
+    joints: dict[str, list[JointStream]]
+    images: dict[str, ImageStream]
+    modes: tuple[np.ndarray, list[tuple[int, str]]]
+    stages: tuple[np.ndarray, list[str]]
+    events: list[EpisodeEvent]
+    notes: list[str]
+
+
+class Collector:
+    """Gathers messages. `streams`: resolved, each with its type. Not thread-safe."""
+
+    def __init__(self, station: Station, streams: Streams):
+        self.station, self.streams = station, streams
+        self._roles = {
+            role: [Series(stream, joint_reader(stream)) for stream in getattr(streams, role)]
+            for role in ROLES
+        }
+        self._cameras = {
+            camera: Series(stream, image_reader(stream.type), placed=True)
+            for camera, stream in streams.images
+        }
+        self._modes = Series(streams.control_mode, read_mode, latched=True)
+        self._stages = Series(streams.stage, read_stage)
+        self._events = Series(streams.episode, read_event, latched=True)
+        self._by_topic: dict[str, list[Series]] = {}
+        for series in self._all():
+            self._by_topic.setdefault(series.stream.topic, []).append(series)
+        self.topics = tuple(self._by_topic)
+
+    def _all(self) -> list[Series]:
+        joints = [series for role in self._roles.values() for series in role]
+        return [*joints, *self._cameras.values(), self._modes, self._stages, self._events]
+
+    def add(
+        self, topic: str, received_ns: int, data: memoryview, place: tuple[int, int, int, int] = NOWHERE
+    ) -> None:
+        """Take in one message, in order of arrival."""
+        for series in self._by_topic[topic]:
+            series.add(received_ns, data, place)
+
+    def last_event(self) -> EpisodeEvent | None:
+        """The newest episode event, as the live graph asks for it."""
+        return self._events.items[-1] if self._events.items else None
+
+    def collected(self) -> Collected:
+        """Raises ContractError where the states' or commands' messages are none that can be used."""
+        notes: list[str] = []
+        for series in (*self._roles["state"], *self._roles["command"]):
+            if series.first_reason is not None and not series.items:
+                raise ContractError(f"{series.stream.topic}: {series.first_reason}")
+        main, stretches = self._main_stretch(notes)
+        joints: dict[str, list[JointStream]] = {}
+        for role, all_series in self._roles.items():
+            joints[role] = []
+            for series in all_series:
+                stamps, rows = self._settled(series, main, stretches, notes)
+                joints[role] += _joint_streams(series, stamps, rows, self.station, notes)
+        images = {}
+        for camera, series in self._cameras.items():
+            stamps, rows = self._settled(series, main, stretches, notes)
+            order = np.argsort(stamps, kind="stable")
+            place = np.array([series.places[i] for i in rows[order]], dtype=np.int64).reshape(-1, 4)
+            images[camera] = ImageStream(series.stream, stamps[order], rows[order], place)
+            if not len(series.items):
+                notes.append(f"no image of {camera} ({series.stream.topic})")
+        modes = self._ordered(self._modes, main, stretches, notes)
+        stages = self._ordered(self._stages, main, stretches, notes)
+        event_stamps, events = self._ordered(self._events, main, stretches, notes)
+        events = [e._replace(stamp_ns=int(t)) for t, e in zip(event_stamps, events, strict=True)]
+        if not stages[1]:  # no simulator that knows: as a person marked them
+            marks = [event for event in events if event.stage]
+            stages = (np.array([e.stamp_ns for e in marks], dtype=np.int64), [e.stage for e in marks])
+        return Collected(joints, images, modes, stages, events, notes)
+
+    def _main_stretch(self, notes: list[str]) -> tuple[int, int]:
+        """Where the clock of the commands, or else of the states, jumped back: the longest stretch without a
+        jump is the episode → (its number, of how many)."""
+        for series in (*self._roles["command"], *self._roles["state"]):
+            stamps, stretch, _, count = series.settle()
+            if count > 1:
+                lengths = [np.ptp(stamps[stretch == k]) for k in range(count)]
+                main = int(np.argmax(lengths))
+                notes.append(
+                    f"the clock of {series.stream.topic} jumps back {count - 1} times: only the longest of "
+                    f"{count} stretches is used, {lengths[main] * 1e-9:.1f} of {sum(lengths) * 1e-9:.1f} s"
+                )
+                return main, count
+        return 0, 1
+
+    def _settled(
+        self, series: Series, main: int, stretches: int, notes: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(stamps, rows) of the messages that count, in order of arrival."""
+        stamps, stretch, said, count = series.settle()
+        notes += said
+        if count == stretches:
+            rows = np.flatnonzero(stretch == main)
+        elif count == 1:
+            rows = np.flatnonzero(stretch >= 0)
+        else:  # its own clock jumped where the robot's did not, or otherwise
+            received = series.received
+            rows = np.flatnonzero(stretch >= 0)
+            steady = not np.any(np.diff(received[rows]) < -JUMP_S * 1e9)
+            if steady and stretches == 1:
+                notes.append(f"the clock of {series.stream.topic} jumps back: its times of receipt are used")
+                return received[rows], rows
+            lengths = [np.count_nonzero(stretch == k) for k in range(count)]
+            rows = np.flatnonzero(stretch == int(np.argmax(lengths)))
+            left_out = len(stretch) - len(rows)
+            notes.append(f"the clock of {series.stream.topic} jumps back: {left_out} left out")
+        return stamps[rows], rows
+
+    def _ordered(self, series: Series, main: int, stretches: int, notes: list[str]) -> Any:
+        stamps, rows = self._settled(series, main, stretches, notes)
+        order = np.argsort(stamps, kind="stable")
+        return stamps[order], [series.items[i] for i in rows[order]]
+
+
+def _joint_streams(
+    series: Series, stamps: np.ndarray, rows: np.ndarray, station: Station, notes: list[str]
+) -> list[JointStream]:
+    """One stream for each set of joints that messages of a topic carry: drivers of two arms may share one.
+
+    Raises ContractError where no message names joints that the cell has.
+    """
+    layouts: dict[tuple[str, ...], list[int]] = {}
+    items = series.items
+    for i, row in enumerate(rows.tolist()):
+        layouts.setdefault(items[row].names, []).append(i)
+    groups: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    reason: ContractError | None = None
+    wrong = 0
+    topic = series.stream.topic
+    for names, of_layout in layouts.items():
+        at = np.array(of_layout)
+        try:
+            chosen, columns = _columns(names, series.stream, station)
+            width = len(names) if names else len(columns)
+            whole = [items[rows[i]].values for i in of_layout]
+            if any(len(one) != 8 * width for one in whole):
+                found = next(len(one) // 8 for one in whole if len(one) != 8 * width)
+                raise ContractError(f"{topic}: {found} numbers, wanted {width}")
+        except ContractError as error:
+            reason = reason or error
+            wrong += len(of_layout)
+            continue
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and left out
+            values = np.frombuffer(b"".join(whole), "<f8").reshape(-1, width)[:, chosen].astype(np.float32)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            notes.append(f"{np.count_nonzero(~finite)} × a number that is not finite on {topic}")
+        groups.setdefault(tuple(columns), []).append((stamps[at][finite], values[finite], at[finite]))
+    if reason is not None:
+        if not groups:
+            raise reason
+        notes.append(f"{wrong} × other joints than the cell's on {topic} ({reason})")
+    found_streams = []
+    for carried, parts in groups.items():
+        times = np.concatenate([part[0] for part in parts])
+        values = np.concatenate([part[1] for part in parts])
+        members = np.concatenate([part[2] for part in parts])
+        labels = np.array([items[rows[i]].label for i in members], dtype=object)
+        order = np.lexsort((members, times))  # order of arrival decides between equal stamps
+        times, values, labels, members = times[order], values[order], labels[order], members[order]
+        if series.stream.type == TRAJECTORY_TYPE:  # up to a later one's begin, and to the last's receipt
+            kept = (members >= np.maximum.accumulate(members)) & (times <= series.received.max(initial=0))
+            times, values, labels = times[kept], values[kept], labels[kept]
+        if _takes_turns(values):
+            notes.append(f"two publishers take turns on {topic}")
+        found_streams.append(JointStream(series.stream, times, np.array(carried), values, labels))
+    return found_streams
+
+
+def _columns(names: tuple[str, ...], stream: Stream, station: Station) -> tuple[list[int], list[int]]:
+    """Which numbers of a message are taken, and which of the station's joints they are, in its order."""
+    if not names:
+        names = stream.joints or station.joint_names
+    elif stream.joints:
+        missing = [name for name in stream.joints if name not in names]
+        if missing:
+            raise ContractError(f"{stream.topic}: joint {missing[0]!r} is missing")
+    wanted = [name for name in names if name in stream.joints] if stream.joints else list(names)
+    if len(set(wanted)) != len(wanted):
+        raise ContractError(f"{stream.topic}: a joint is named twice in {list(names)}")
+    ordered = sorted(wanted, key=station.column)
+    return [names.index(name) for name in ordered], [station.column(name) for name in ordered]
+
+
+def _takes_turns(values: np.ndarray) -> bool:
+    """Whether every other message goes on with the one before the last, and not with the last."""
+    if len(values) < 10:
+        return False
+    next_one = np.abs(np.diff(values, axis=0)).max(axis=1)
+    after_next = np.abs(values[2:] - values[:-2]).max(axis=1)
+    return bool(np.median(next_one) > 0.02 and np.median(next_one) > 5.0 * np.median(after_next))

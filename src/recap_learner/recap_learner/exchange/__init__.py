@@ -1,0 +1,1 @@
+"""A store as other tools read it, and their data as a store."""

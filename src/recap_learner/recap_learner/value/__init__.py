@@ -1,0 +1,1 @@
+"""The distributional value function, and what follows from it: advantages, thresholds, labels."""
