@@ -105,7 +105,7 @@ export function drawLiveValue(canvas, points, pace, begin, limit, now, nothing) 
 
 // Axes of the Progress page's pictures, from `low` to `high` → where a value lies.
 function axes(pen, width, height, low, high, share) {
-  const left = 44, y = (v) => height - 18 - (height - 28) * (v - low) / (high - low || 1);
+  const left = 44, y = (v) => height - 24 - (height - 34) * (v - low) / (high - low || 1);
   pen.strokeStyle = COLORS.line; pen.fillStyle = COLORS.muted; pen.lineWidth = 1;
   for (const v of [low, (low + high) / 2, high]) {
     pen.beginPath(); pen.moveTo(left, y(v)); pen.lineTo(width, y(v)); pen.stroke();

@@ -59,14 +59,17 @@ export function page(root, [wanted]) {
     const of = (list) => list.filter((one) => !task || !one.task || one.task === task);
     const evaluations = of(run.evaluations), collected = of(run.collected), main = evaluations.filter((one) => one.main && known(one.iteration)), by = collected.filter((one) => known(one.by));
     const canvases = CHARTS.map(() => el("canvas.chart")), made = curves(run.logs);
+    const training = el("div.card.wide", el("h2", say("curves")), made.length ? el("div.grid", ...made.map(([, element]) => element)) : el("p.muted", "–"));
+    const running = card.busy(); // then its curves come first
     body.replaceChildren(
+      running ? training : "",
       ...CHARTS.map(([word], i) => el("div.card", el("h2", say(word)), canvases[i])),
       el("div.wide.muted", el("b.evaluated", "● "), say("evaluated_by"), el("b.collected", " ◇ "), say("collected_by")),
       el("div.card.wide", el("h2", say("results")), results(evaluations, collected)),
       el("div.card.wide", el("h2", say("failures")), failures(evaluations, collected)),
       el("div.card.wide", el("h2", say("labels_gates")), values(of(run.values))),
       el("div.card.wide", el("h2", say("lineage")), lineage(run.lineage)),
-      el("div.card.wide", el("h2", say("curves")), made.length ? el("div.grid", ...made.map(([, element]) => element)) : el("p.muted", "–")),
+      running ? "" : training,
       el("div.card.wide", el("h2", say("stages_took")), el("div", { id: "stages" }, ...run.stages.map((one) => el("span.tag", `${one.stage} ${known(one.seconds) ? say("of_seconds", one.seconds.toFixed(0)) : "–"}`)))),
       ...run.problems.map((problem) => el("p.bad.wide", problem)));
     requestAnimationFrame(() => {
@@ -108,7 +111,7 @@ export function page(root, [wanted]) {
   function lineage(list) {
     return table("lineage", ["model", "begins_as", "learned_from", "attempts", "labelled_by", "threshold", "made", "code"], list.map((one) => [
       el("b", one.checkpoint), one.start || say("scratch"), one.bags.join(", ") || "–", one.attempts || "–", one.value || "–", known(one.threshold) ? one.threshold.toFixed(3) : "–",
-      new Date(one.made).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" }), one.code.slice(0, 10)]));
+      el("span.nowrap", new Date(one.made).toLocaleString(document.documentElement.lang, { dateStyle: "short", timeStyle: "short" })), one.code.slice(0, 10)]));
   }
 
   // One picture a training: the losses that its log holds. → [how to draw it, element]
