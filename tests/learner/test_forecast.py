@@ -1,4 +1,4 @@
-"""What the next iteration would take: from the records of the one before, scaled to the data that there is."""
+"""What the next iteration would take: from the records of the one before, scaled to the data."""
 
 from __future__ import annotations
 

@@ -149,7 +149,9 @@ def learned(run: Path) -> None:
         sft = does("iteration_00.sft", [], {}, "iteration_00/policy")
         value = {"spearman": 0.3, "problems": ["it hardly follows"], "unmeasured": []}
         v = does("iteration_01.value", [data], value, "iteration_01/value")
-        labels = does("iteration_01.labels", [data, v], {"threshold": -0.1, "positive": 0.4}, "iteration_01/l")
+        labels = does(
+            "iteration_01.labels", [data, v], {"threshold": -0.1, "positive": 0.4}, "iteration_01/l"
+        )
         does("iteration_01.policy", [data, sft, labels], {}, "iteration_01/policy")
     for k, successes in enumerate((5, 9)):
         evaluation = Evaluation(f"p{k}", tuple(attempts(successes, 10)))
@@ -173,7 +175,11 @@ def test_a_run_shows_how_its_policies_do_and_what_came_from_what(tmp_path: Path)
     assert (value["threshold"], value["positive"], value["problems"]) == (-0.1, 0.4, ["it hardly follows"])
     made = {one["checkpoint"]: one for one in shown["lineage"]}
     policy = made["iteration_01/policy"]
-    assert (policy["bags"], policy["attempts"], policy["start"]) == (["iteration_01/bags"], 4, "iteration_00.sft")
+    assert (policy["bags"], policy["attempts"], policy["start"]) == (
+        ["iteration_01/bags"],
+        4,
+        "iteration_00.sft",
+    )
     assert (policy["value"], policy["threshold"], policy["code"]) == ("iteration_01.value", -0.1, "abc")
     assert set(made) == {"iteration_00/policy", "iteration_01/value", "iteration_01/policy"}
 

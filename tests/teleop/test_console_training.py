@@ -31,7 +31,8 @@ class Planned(Locked):
     def plan(self, name: str, steps: dict[str, int]) -> dict[str, Any]:
         self.steps.append(steps)
         return {
-            "run": f"/runs/{name}", "bags": ["/bags"], "iteration": 3, "seconds": 60.0, "problem": self.problem
+            "run": f"/runs/{name}", "bags": ["/bags"], "iteration": 3, "seconds": 60.0,
+            "problem": self.problem,
         }  # fmt: skip
 
 
@@ -112,7 +113,9 @@ def test_only_who_is_in_control_starts_and_cancels(site: Site) -> None:
 def test_the_learner_s_line_says_how_a_training_stands() -> None:
     def seen(text: str, level: int = 0, live: bool = True, **values: str) -> dict[str, Any] | None:
         other = NodeSeen("/arbiter", 0.0, True, (Line("training", 0, "not this", {}),))
-        return training([other, NodeSeen("cell/learner", 0.0, live, (Line("training", level, text, values),))])
+        return training(
+            [other, NodeSeen("cell/learner", 0.0, live, (Line("training", level, text, values),))]
+        )
 
     assert seen("45% value: 3/20", progress="0.45") == {
         "busy": True, "progress": 0.45, "text": "45% value: 3/20", "failed": False

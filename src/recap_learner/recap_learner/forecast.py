@@ -87,10 +87,17 @@ def forecast(run: Path, bags: Sequence[Path], how: Improvement) -> Forecast:
     attempts, new = sum(max(1, n) for n in counts), sum(not n for n in counts)
     records = _records(run)
     return Forecast(
-        k, attempts, new, how.value.schedule.steps, how.policy.schedule.steps, how.rule.positive_fraction,
-        _like(records, k), tuple(Step(name, _seconds(records, name, k, attempts, new, how)) for name in STAGES),
-        tuple(sorted(path.stem for path in (run / "stages" / ".begun").glob("*.json"))), problem,
-    )  # fmt: skip
+        iteration=k,
+        attempts=attempts,
+        new=new,
+        value_steps=how.value.schedule.steps,
+        policy_steps=how.policy.schedule.steps,
+        positive=how.rule.positive_fraction,
+        like=_like(records, k),
+        steps=tuple(Step(name, _seconds(records, name, k, attempts, new, how)) for name in STAGES),
+        begun=tuple(sorted(path.stem for path in (run / "stages" / ".begun").glob("*.json"))),
+        problem=problem,
+    )
 
 
 def _converted(store: Path, bag: Path) -> int:

@@ -21,7 +21,11 @@ from recap_learner.training.logs import read_curves
 
 STAGES = "stages"
 MODELS = ("policy", "value", "vision")
-COLLECTED = ("demonstrations", "rollouts", "live")  # stages that make attempts, by the last word of their name
+COLLECTED = (
+    "demonstrations",
+    "rollouts",
+    "live",
+)  # stages that make attempts, by the last word of their name
 GATES = ("spread", "spearman", "outcome_auc", "correction_auc", "fall_auc", "calibration")
 NOT_SHOWN = ("learning_rate", "gradient", "samples_per_s", "data_wait_share")  # of a training's curves
 MOST_POINTS = 300

@@ -71,7 +71,9 @@ class Trainings:
         run, iteration = str(given.get("run", "")), given.get("iteration")
         plan = self._plans.get(run)
         if plan is None or plan["iteration"] != iteration:
-            return refused(409, f"iteration {iteration!r} of run {run!r} was not planned here: ask for its plan")
+            return refused(
+                409, f"iteration {iteration!r} of run {run!r} was not planned here: ask for its plan"
+            )
         if plan["problem"]:
             return refused(409, plan["problem"])
         text, good = await self._answer(
@@ -97,7 +99,9 @@ class Trainings:
         """The page that asks, if it is in control, and what it says; or the response that refuses it."""
         viewer, given = await self._console.asked(call)
         if not isinstance(given, Response):
-            why = self._console.control.refusal(viewer.who, action) if viewer else self._console.keyless(action)
+            why = (
+                self._console.control.refusal(viewer.who, action) if viewer else self._console.keyless(action)
+            )
             given = refused(409, why) if why else given
         return viewer, given  # type: ignore[return-value]  # without a viewer it is a refusal
 

@@ -44,7 +44,9 @@ class Learner:
         def ended(future: Any) -> None:
             answer = future.result()
             cancelled = answer.status == GoalStatus.STATUS_CANCELED
-            text = "training was cancelled" if cancelled else answer.result.checkpoint or answer.result.message
+            text = (
+                "training was cancelled" if cancelled else answer.result.checkpoint or answer.result.message
+            )
             self._told(text, answer.result.success)
 
         if not self._train.server_is_ready():
@@ -63,7 +65,7 @@ class Learner:
         self._cancel.call_async(CancelGoal.Request()).add_done_callback(answered)  # no goal named: all
 
     def steps(self, done: Callable[[dict[str, int]], None]) -> None:
-        """Optimiser steps that the learner was told, by parameter; those that it does not have are left out."""
+        """Optimiser steps that the learner was told, by parameter; what it does not have is left out."""
 
         def answered(future: Any) -> None:
             values = future.result().values

@@ -9,7 +9,7 @@ from recap.report import evaluation_figures, page
 from recap.report.missing import Missing
 from recap.report.result import reset_remark
 from recap.report.run import Run
-from recap.report.style import BLUE, GREEN, GREY, VERMILLION, method_color
+from recap.report.style import GREEN, GREY, VERMILLION, method_color
 from recap.results import Result, arms, conditions, sweep
 from recap_learner.evaluation.evaluation import compare
 from recap_learner.evaluation.statistics import holm

@@ -138,7 +138,8 @@ def _not_held_out(r: Result) -> bool:
 
 def _durations(line: list[Result]) -> str:
     rows = [
-        (r.title, [(a.duration_s, a.success) for a in r.evaluation.attempts], method_color(r.method)) for r in _ends(line)
+        (r.title, [(a.duration_s, a.success) for a in r.evaluation.attempts], method_color(r.method))
+        for r in _ends(line)
     ]
     return page.picture(
         evaluation_figures.durations(rows),
@@ -201,7 +202,9 @@ def _reasons(line: list[Result]) -> str:
             rows.append((title, kind["share"], method_color(r.method), text))
         if rest := sum(kind["count"] for kind in kinds[MOST_KINDS:]):
             share = rest / r.summary["attempts"]
-            rows.append((f"{r.title}: otherwise", share, method_color(r.method), f"{rest} of {r.summary['attempts']}"))
+            rows.append(
+                (f"{r.title}: otherwise", share, method_color(r.method), f"{rest} of {r.summary['attempts']}")
+            )
     if not rows:
         return "<h3>Why attempts failed</h3><p>No attempt of either policy failed.</p>"
     return page.picture(

@@ -65,7 +65,7 @@ export function page(root, id, order) {
       el("div", el("div.film", ...films.map((film) => film.canvas)), range,
         el("div.filters", play, speedy, time, el("span.muted", say("legend"))), tracks, el("p.muted", say("keys_attempt")), a.damage ? el("p.bad", a.damage) : null),
       el("div", el("div.filters", el("button", { type: "button", onclick: back }, say("back")), el("button", { type: "button", onclick: () => step(-1) }, say("previous"), el("kbd", "p")), el("button", { type: "button", onclick: () => step(1) }, say("next"), el("kbd", "n"))),
-        el("h2", el("b", a.id)), el("p", `${a.prompt || a.task} · ${a.source} · ${a.checkpoint || "–"}`), verdict)));
+        el("h2", el("b", a.id)), el("p", { title: a.checkpoint }, `${a.prompt || a.task} · ${a.source} · ${a.checkpoint.split("/").slice(-2).join("/") || "–"}`), verdict)));
 
     function go(to) { tick = Math.max(0, Math.min(a.ticks - 1, Math.round(to))); films.forEach((film) => film.show(tick)); range.value = tick; put(time, `${(tick * a.step_s).toFixed(2)} / ${(a.ticks * a.step_s).toFixed(2)} s`); drawTracks(tracks, a, tick); }
     function toggle() { if (!playing && tick >= a.ticks - 1) go(0); playing = !playing; put(play, say(playing ? "pause" : "play")); }
@@ -145,12 +145,18 @@ function drawTracks(canvas, a, tick) {
   pen.fillStyle = COLORS.muted;
   pen.fillText(say("value"), LEFT + 4, top + 10);
   if (a.advantage) drawAdvantage(pen, a.advantage, x, width, low + 6, low + 58);
-  if (a.indicator) a.indicator.forEach((positive, i) => { pen.fillStyle = positive ? COLORS.green : COLORS.red; pen.fillRect(x(i), low + (positive ? 62 : 68), Math.max(1, x(i + 1) - x(i)), positive ? 12 : 6); });
+  if (a.indicator) for (const positive of [true, false]) band(spans(a.indicator, positive), positive ? COLORS.green : COLORS.red, low + (positive ? 62 : 68), low + 74);
   const stages = a.judgement.stages.length ? a.judgement.stages : a.stages;
   pen.fillStyle = COLORS.ink;
   stages.forEach(([begin, stage], i) => { pen.fillRect(x(begin), low + 80, 1, 18); const next = stages[i + 1]?.[0] ?? a.ticks; if (x(next) - x(begin) > pen.measureText(stage).width + 6) pen.fillText(stage, x(begin) + 4, low + 94); });
   if (a.judgement.failed_tick !== null) { pen.fillStyle = COLORS.red; pen.fillRect(x(a.judgement.failed_tick) - 1, top, 3, low - top); pen.fillText("✗", x(a.judgement.failed_tick) + 4, top + 12); }
   pen.fillStyle = COLORS.ink; pen.fillRect(x(tick) - 1, top, 2, height - top);
+}
+
+function spans(flags, wanted) { // stretches in which a flag is `wanted`: [from, to)
+  const found = [];
+  flags.forEach((flag, i) => { if (Boolean(flag) !== wanted) return; const last = found[found.length - 1]; if (last?.[1] === i) last[1] = i + 1; else found.push([i, i + 1]); });
+  return found;
 }
 
 // On a scale of its own, which a few large ones (the end of an attempt) do not set: those are cut off.
