@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -248,24 +249,55 @@ def test_the_plan_of_a_run_comes_from_the_learner(archive: StoreArchive, tmp_pat
         archive.plan("../demo", {})
 
 
-def test_the_foxglove_layout_names_our_topics_and_services_alone() -> None:
+PANELS = {"Image", "Plot", "StateTransitions", "RawMessages", "DiagnosticSummary", "CallService"}
+
+
+def test_the_foxglove_layout_names_our_topics_fields_and_services_alone() -> None:
+    """Its panels are types that Foxglove has, and every path leads to a field of what is published there."""
     from recap_station import topics
     from recap_station.contract import load_station
     from recap_teleop.requests import SERVICES
 
     root = Path(__file__).resolve().parents[2]
     layout = json.loads((root / "ros2_ws/src/recap/config/foxglove/recap.json").read_text())
-    known = {f"/{name}" for name in topics.recorded_topics(load_station("aloha"))} | {"/diagnostics"}
+    assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+    station = load_station("aloha")
+    kinds = {f"/{name}": kind for name, kind in topics.recorded_topics(station).items()}
+    kinds["/diagnostics"] = "diagnostic_msgs/msg/DiagnosticArray"
     panels = layout["configById"]
-    for panel in panels.values():
+    for name, panel in panels.items():
+        assert name.partition("!")[0] in PANELS, name
         paths = [path["value"] for path in panel.get("paths", [])]
         paths += [panel[key] for key in ("topicPath", "topicToRender") if key in panel]
         paths += [panel["imageMode"]["imageTopic"]] if "imageMode" in panel else []
         for path in paths:
-            assert path.partition(".")[0] in known, path
+            topic, _, fields = path.partition(".")
+            assert topic in kinds, path
+            check_path(kinds[topic], fields, path, station.dof)
         assert panel.get("serviceName", "/stop").lstrip("/") in SERVICES
 
     def shown(part: str | dict) -> set[str]:
         return {part} if isinstance(part, str) else shown(part["first"]) | shown(part["second"])
 
     assert shown(layout["layout"]) == set(panels)
+
+
+def check_path(kind: str, fields: str, path: str, dof: int) -> None:
+    pytest.importorskip("rclpy")
+    from recap_station.nodes.base import message_type
+
+    for field in filter(None, fields.split(".")):
+        word, _, index = field.rstrip("]").partition("[")
+        known = message_type(kind).get_fields_and_field_types()
+        assert word in known, f"{path}: {kind} has no field {word}"
+        assert not index or int(index) < dof, path
+        kind = known[word].replace("/", "/msg/") if "/" in known[word] else kind
+
+
+def test_the_rerun_blueprint_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("rerun", reason="no rerun-sdk: requirements-exchange.txt")
+    root = Path(__file__).resolve().parents[2]
+    script = root / "ros2_ws/src/recap/config/rerun/blueprint.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path / "recap.rbl")], check=True, timeout=120)
+    data = (tmp_path / "recap.rbl").read_bytes()
+    assert data[:4] == b"RRF2"

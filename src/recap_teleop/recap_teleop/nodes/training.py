@@ -47,7 +47,7 @@ class Learner:
             text = (
                 "training was cancelled" if cancelled else answer.result.checkpoint or answer.result.message
             )
-            self._told(text, answer.result.success)
+            self._told(text, answer.result.success or cancelled)
 
         if not self._train.server_is_ready():
             done(ABSENT, False)

@@ -134,7 +134,7 @@ export function page(root, id, order) {
 const LEFT = 44;
 function drawTracks(canvas, a, tick) {
   const { pen, width, height } = prepare(canvas);
-  const x = (t) => LEFT + (width - LEFT - 4) * t / a.ticks, top = 6, low = height - 110, y = (v) => top + (low - top) * -Math.max(-1, Math.min(0, v));
+  const x = (t) => LEFT + (width - LEFT - 4) * t / a.ticks, top = 6, low = height - (a.advantage ? 110 : 44), foot = low + (a.advantage ? 80 : 14), y = (v) => top + (low - top) * -Math.max(-1, Math.min(0, v));
   const band = (spans, color, from, to) => { pen.fillStyle = color; for (const [begin, end] of spans) pen.fillRect(x(begin), from, Math.max(1, x(end) - x(begin)), to - from); };
   band(a.held, "#dde1e5", top, low);
   band(a.corrections, "#e3cdec", top, low);
@@ -145,10 +145,10 @@ function drawTracks(canvas, a, tick) {
   pen.fillStyle = COLORS.muted;
   pen.fillText(say("value"), LEFT + 4, top + 10);
   if (a.advantage) drawAdvantage(pen, a.advantage, x, width, low + 6, low + 58);
-  if (a.indicator) for (const positive of [true, false]) band(spans(a.indicator, positive), positive ? COLORS.green : COLORS.red, low + (positive ? 62 : 68), low + 74);
+  if (a.indicator && a.advantage) for (const positive of [true, false]) band(spans(a.indicator, positive), positive ? COLORS.green : COLORS.red, low + (positive ? 62 : 68), low + 74);
   const stages = a.judgement.stages.length ? a.judgement.stages : a.stages;
   pen.fillStyle = COLORS.ink;
-  stages.forEach(([begin, stage], i) => { pen.fillRect(x(begin), low + 80, 1, 18); const next = stages[i + 1]?.[0] ?? a.ticks; if (x(next) - x(begin) > pen.measureText(stage).width + 6) pen.fillText(stage, x(begin) + 4, low + 94); });
+  stages.forEach(([begin, stage], i) => { pen.fillRect(x(begin), foot, 1, 18); const next = stages[i + 1]?.[0] ?? a.ticks; if (x(next) - x(begin) > pen.measureText(stage).width + 6) pen.fillText(stage, x(begin) + 4, foot + 14); });
   if (a.judgement.failed_tick !== null) { pen.fillStyle = COLORS.red; pen.fillRect(x(a.judgement.failed_tick) - 1, top, 3, low - top); pen.fillText("✗", x(a.judgement.failed_tick) + 4, top + 12); }
   pen.fillStyle = COLORS.ink; pen.fillRect(x(tick) - 1, top, 2, height - top);
 }
