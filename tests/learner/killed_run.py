@@ -39,7 +39,9 @@ TASK, TICKS = "handover_insert", 120
 SHORT = Schedule(steps=22, batch=8, warmup=4, save_every_s=0.0)
 VALUE = ValueTraining(schedule=SHORT, check_every=8)
 POLICY = PolicyTraining(schedule=SHORT, draws=1, device="cpu")
-HOW = Algorithm(value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2)
+HOW = Algorithm(
+    value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2, gates=None
+)
 
 
 class MadeUpCell:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from recap.cli import main
+from recap.demo import DemoConfig
 from recap.iterate_verb import settings
 from recap.rollout import Attempt
 from recap.sim_cell import SimCell, resumed
+from recap_learner.algorithm import Algorithm
 from recap_learner.cell import Order
 from recap_learner.stages import StageError
+from recap_learner.value.gates import Gates
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -33,6 +36,8 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
         (["--iterations", "0", "--compare", "awr"], 2, "0 iterations, wanted at least 1"),
         (["--demonstrations", "nowhere"], 2, "wanted a number or a folder of bags, found 'nowhere'"),
         (["--demonstrations", "1"], 2, "wanted 2 or more, found 1"),
+        (["--gates", "ajar"], 2, "--gates: wanted fail or warn, found 'ajar'"),
+        (["--cotraining", "nowhere.parquet"], 2, "nowhere.parquet: wanted a Parquet file of captions"),
         (["--collect", "dreams"], 2, "--collect: wanted sim or robot, found 'dreams'"),
         (["--task", "handover_insrt"], 1, "did you mean 'handover_insert'?"),
         (["--task", "handover_insert", "--task", "handover_insert"], 2, "wanted each once"),
@@ -51,6 +56,17 @@ def test_all_arms_can_be_asked_for() -> None:
     assert len(how.compare) == 9 and "recap" not in how.compare
     assert how.value.schedule.steps == how.improvement.value.schedule.steps == 5
     assert how.improvement.policy.schedule.steps == 7 and how.seed == how.improvement.seed == 3
+
+
+def test_gates_end_a_run_that_is_large_enough_to_be_judged() -> None:
+    def how(quick: bool, gates: str = "") -> Algorithm:
+        return settings(1, "pretrained", "recap", "", False, "", 1, quick, gates, 0.5)
+
+    assert how(quick=False).gates == Gates() == how(quick=True, gates="fail").gates
+    assert how(quick=True).gates is None and how(quick=False, gates="warn").gates is None
+    assert how(quick=False).improvement.value.mixture.fresh_share == 0.5
+    assert how(quick=False).value.mixture.even  # pre-training has no iteration
+    assert DemoConfig().algorithm.gates is None
 
 
 def test_a_robots_iteration_says_what_to_record_and_goes_on_with_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ from recap_learner.iteration import (
 from recap_learner.stages import Made, Report, Stages
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining, train_vision
+from recap_learner.value.cotraining import Captions
+from recap_learner.value.gates import Gates, check_found
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
+from recap_policy.checkpoint import load_vision
 from recap_policy.description import read
 
 LABELS, VALUES = "labels.parquet", "values.npz"
@@ -133,28 +137,43 @@ class Rounds:
         start: Made | None,
         how: ValueTraining,
         seed: int,
+        gates: Gates | None = None,
+        captions: Path | None = None,
     ) -> Made:
+        """Of the mixture's fresh share are the iteration's own attempts; before the first there are none.
+        gates: no reason to train anew. captions: to co-train on. Raises GateError where it fails gates."""
         folder, before = self.folder(task, k), self._output(start, "value") if start else None
+        new = _names(data[-1])
+        if not k:
+            how = replace(how, mixture=replace(how.mixture, fresh_share=None))
 
         def work(report: Report) -> dict[str, Any]:
-            frames = self._frames(data)
-            found = fit_value(frames, folder, before, how, seed, report)
+            frames, beside = self._frames(data), None
+            if captions is not None:
+                tower = load_vision(self._vision)
+                beside = Captions.from_parquet(captions, tower, tower.config.image_size)
+            found = fit_value(
+                *(frames, folder, before, how, seed, report),
+                fresh=lambda episode: episode.info.id in new, cotraining=beside,
+            )  # fmt: skip
             return {**found, "notices": notices(frames)}
 
-        return self.stages.stage(
+        made = self.stages.stage(
             self._name(task, k, "pretrain_value" if task is None else "value"),
             "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
             work,
             settings=[how, seed],
-            inputs=self._learning(data, start),
+            inputs=[*self._learning(data, start), *([captions] if captions else [])],
             outputs=[folder / "value", folder / VALUES],
             leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
         )
+        if gates is not None:
+            check_found(made.result, gates, f"the value function in {folder}")
+        return made
 
     def labels(self, task: str | None, k: int, data: Sequence[Made], value: Made, rule: LabelRule) -> Made:
         """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations."""
-        folder = self.folder(task, k)
-        newest = {Path(out).name.removesuffix(SUFFIX) for out in data[-1].record["outputs"]}
+        folder, newest = self.folder(task, k), _names(data[-1])
 
         def judged(info: EpisodeInfo) -> bool:
             return task is None or (info.id in newest and info.source == "rollout")
@@ -306,6 +325,11 @@ class Rounds:
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration {k}"] if k else []
         return f", {', '.join(words)}" if words else ""
+
+
+def _names(episodes: Made) -> set[str]:
+    """Ids of the episodes that a stage converted."""
+    return {Path(out).name.removesuffix(SUFFIX) for out in episodes.record["outputs"]}
 
 
 def _workbench(out: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from recap_learner.rounds import Rounds
 from recap_learner.stages import Stages
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining
+from recap_learner.value.gates import warnings
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.chunks import EXECUTE_STEPS
@@ -73,10 +74,11 @@ class DemoConfig:
 
     @property
     def algorithm(self) -> Algorithm:
-        """Its settings for learning. V⁰ is left out: no label needs it."""
+        """Its settings for learning. V⁰ is left out: no label needs it. Gates warn: who looks for the first
+        time shall see the loop to its end, and in the report what a value function that fails is worth."""
         return Algorithm(
             *(self.vision, self.value, self.policy, self.rule, self.improvement),
-            first_value=False, seed=self.seed,
+            first_value=False, gates=None, seed=self.seed,
         )  # fmt: skip
 
     def cell(self, run: Path) -> SimCell:
@@ -216,6 +218,8 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
     if compare["throughput_ratio"] is not None:
         lines.append(f"{'RECAP / SFT':17} throughput × {compare['throughput_ratio']:.2f}")
     lines.append(compare["verdict"])
+    for name, value in summary["value"].items():
+        lines += warnings(value, f"Note: the value function of {name}")
     lines.append(
         f"Live over ROS 2: {live['attempts']} attempts, {live['takeovers']} takeovers, "
         f"{live['rate_hz']:.2f} Hz, period p99 {live['period_p99_ms']:.1f} ms, "
