@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from recap import sim_cell
 from recap.cli import main
 from recap.demo import DemoConfig
 from recap.iterate_verb import settings
 from recap.rollout import Attempt
-from recap.sim_cell import SimCell, resumed
+from recap.sim_cell import SimCell
 from recap_learner.algorithm import Algorithm
 from recap_learner.cell import Order
 from recap_learner.stages import StageError
@@ -82,22 +81,25 @@ def test_a_robots_iteration_says_what_to_record_and_goes_on_with_it(tmp_path: Pa
 
 
 def test_attempts_that_are_noted_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recap import sim_cell
-
     asked: list[list[int]] = []
 
     def attempts(how, seeds, workers, report, each):
         asked.append(list(seeds))
-        made = [Attempt(seed, True, "success", 1.0, 0, 0.0) for seed in seeds]
+        made = [Attempt(s, s != 10_000, "", 1.0, 0, 0.0, bag=str(how.bags / f"bag{s}")) for s in seeds]
         for attempt in made:
+            (how.bags / f"bag{attempt.seed}").mkdir()
             each(attempt)
         return made
 
     monkeypatch.setattr(sim_cell, "run_attempts", attempts)
-    journal, how = tmp_path / "eval.jsonl", sim_cell.Rollouts("aloha", "handover_insert", checkpoint=tmp_path)
-    first = Attempt(4, False, "time limit", 2.0, 0, 0.0)
-    journal.write_text(json.dumps(asdict(first)) + '\n{"seed": 5, "succ')  # a line that was cut short
-    found = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
-    assert asked == [[5, 6]] and [a.seed for a in found] == [4, 5, 6] and not found[0].success
-    again = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
-    assert asked == [[5, 6]] and again == found
+    monkeypatch.setattr(sim_cell, "convert_bags", lambda bags, store: None)
+    [way] = SimCell(rollouts=3).collections("handover_insert", 1)
+    order = Order("handover_insert", tmp_path / "bags", tmp_path, 1, tmp_path / "policy")
+    first = way.fill(order, lambda fraction, note: None)
+    assert asked == [[10_000, 10_001, 10_002]] and first["success"] == pytest.approx(2 / 3)
+    journal = tmp_path / "bags.jsonl"
+    journal.write_text(journal.read_text()[:-9])  # the last line was cut short
+    (tmp_path / "bags" / "bag10001").rmdir()  # and a bag is gone
+    assert way.fill(order, lambda fraction, note: None) == first
+    assert asked[1:] == [[10_001, 10_002]]
+    assert way.fill(order, lambda fraction, note: None) == first and len(asked) == 2

@@ -225,25 +225,25 @@ class Rounds:
 
     def evaluate(self, task: str, k: int, policy: Made, name: str = "") -> Made | None:
         """Beside what follows. name: an arm's, or the generalist."""
-        how = self.cell.evaluation(task)
+        folder = self._output(policy, "policy")
+        how = self.cell.evaluation(task, folder, self.store)
         if how is None:
             return None
-        folder = self._output(policy, "policy")
         out = folder.parent / ("eval.json" if name != "generalist" else f"eval_{Path(task).stem}.json")
         title = f"Evaluation{self._of(task, k)}"
 
         def work(report: Report) -> dict[str, Any]:
             asked = read(folder).lineage["arm"]["asked"]
-            return self.cell.evaluate(task, folder, asked, out, report)
+            return how.run(folder, asked, out, report)
 
         return self.stages.stage(
             self._name(task, k, f"evaluate_{name}" if name else "evaluate"),
             f"{title}, {find_arm(name).title if name and name != 'generalist' else name}" if name else title,
             work,
-            settings=[task, how],
-            inputs=[policy],
-            outputs=[out],
-            leftovers=[out, out.with_suffix(".jsonl")],
+            settings=[task, how.settings],
+            inputs=[policy, *how.inputs],
+            outputs=lambda result: [out] if out.exists() else [],
+            leftovers=[out.with_suffix(".*")],
             beside=True,
         )
 

@@ -8,17 +8,17 @@ Algorithm 1 (`recap_learner.algorithm`) with one iteration, in the simulated cel
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from recap.rollout import load_attempts, summarize
+from recap.rollout import summarize
 from recap.sim_cell import SimCell
 from recap.stages import Shown, about_code
 from recap_learner.algorithm import Algorithm, algorithm_1
+from recap_learner.evaluation.evaluation import read_evaluation
 from recap_learner.evaluation.statistics import paired_difference_interval
 from recap_learner.improve import Improvement
 from recap_learner.rounds import Rounds
@@ -173,8 +173,7 @@ def short(stage: str) -> str:
 def comparison(run: Path) -> dict[str, Any]:
     """RECAP against SFT on the same seeds, and the verdict in words."""
     first, second = (
-        list(load_attempts(json.loads((run / folder / "eval.json").read_text())))
-        for folder in ("iteration_00", "iteration_01")
+        read_evaluation(run / folder / "eval.json").attempts for folder in ("iteration_00", "iteration_01")
     )
     low, high = paired_difference_interval(
         [float(a.success) for a in first], [float(a.success) for a in second]

@@ -223,7 +223,8 @@ def _results(stages: Stages, last: Mapping[str, Made]) -> dict[str, Any]:
     for name, made in stages.made.items():
         step = name.rpartition(".")[2]
         if step.startswith("evaluate"):
-            evaluations[name] = made.result
+            if "success" in made.result:
+                evaluations[name] = made.result
         elif step == "sft" or step.startswith(("policy", "generalist")):
             policies[name] = _folder(stages, made)
         notices += [*made.result.get("notices", []), *warnings(made.result, f"value function of {name}")]
