@@ -257,12 +257,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_pat
 def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
     from recap_learner.training.policy_training import PolicyLoss, _fresh
 
-    chunks = torch.from_numpy(frames.chunks())
-    model = _fresh(frames, chunks, POLICY, vision, 0)
+    model = _fresh(frames, POLICY, vision, 0)
     one = np.zeros(len(frames), np.int8)
     one[37] = 1  # drawn alone
     how = replace(POLICY, positive_share=1.0)
-    loss = PolicyLoss(model, frames, chunks, one, how, torch.device("cpu"))
+    loss = PolicyLoss(model, frames, one, how, torch.device("cpu"))
     owner, tick = frames.episodes[frames.episode[37]].info.id, frames.tick[37]
     assert loss.name(torch.Generator().manual_seed(3), 5) == f"episode {owner}, tick {tick}"
 

@@ -62,7 +62,8 @@ class Algorithm:
 def algorithm_1(do: Rounds, tasks: Sequence[str], how: Algorithm) -> dict[str, Made]:
     """π*0.6, Algorithm 1 → the last policy of each task, and "generalist" where there is one.
 
-    Evaluations run beside what follows; so do demonstrations, beside the pre-training of the tower.
+    Where torch's threads leave cores free, evaluations run beside what follows, and demonstrations beside the
+    pre-training of the tower.
     """
     demonstrations = {task: do.demonstrations(task) for task in tasks}
     do.vision(tasks[0], how.vision, how.seed)

@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
@@ -57,6 +59,9 @@ class Rounds:
         self.stages, self._cell, self.run = stages, cell, stages.folder
         self.store, self.pretrain = self.run / "episodes", self.run / "pretrain"
         self.several = len(tasks) > 1
+        # Training and attempts that share cores wait for each other: torch's threads meet after every
+        # operation, and one that must wait for its core keeps all waiting.
+        self.beside = _cores() > torch.get_num_threads()
         self._tower: Made | None = None
         self._open: tuple[object, Frames] | None = None
 
@@ -72,7 +77,7 @@ class Rounds:
     def demonstrations(self, task: str) -> Made:
         what = self.cell.demonstrations(task)
         order = Order(task, self._home(task) / "demonstrations", self.store, 0)
-        return self._collect(self._name(task, None, "demonstrations"), what, order, (), beside=True)
+        return self._collect(self._name(task, None, "demonstrations"), what, order, (), beside=self.beside)
 
     def vision(self, task: str, how: VisionTraining, seed: int) -> Made:
         out, station = self.pretrain / "vision", self.cell.station
@@ -80,7 +85,9 @@ class Rounds:
             "vision",
             "Vision pre-training",
             lambda report: {
-                "median_error_m": train_vision(station, task, out, how, seed, {"seed": seed}, progress=report)
+                "median_error_m": train_vision(
+                    station, task, out, how, seed, {"seed": seed}, _cores(), report
+                )
             },
             settings=[station, task, how, seed],
             outputs=[out],
@@ -224,7 +231,7 @@ class Rounds:
         return self._policy("generalist", "Generalist", folder, data, None, arm, labels, [], how, seed)
 
     def evaluate(self, task: str, k: int, policy: Made, name: str = "") -> Made | None:
-        """Beside what follows. name: an arm's, or the generalist."""
+        """Beside what follows, where there are cores for it. name: an arm's, or the generalist."""
         folder = self._output(policy, "policy")
         how = self.cell.evaluation(task, folder, self.store)
         if how is None:
@@ -244,7 +251,7 @@ class Rounds:
             inputs=[policy, *how.inputs],
             outputs=lambda result: [out] if out.exists() else [],
             leftovers=[out.with_suffix(".*")],
-            beside=True,
+            beside=self.beside,
         )
 
     def _policy(
