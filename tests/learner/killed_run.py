@@ -21,7 +21,7 @@ import torch
 
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
-from recap_learner.cell import Collection, Order
+from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_learner.improve import Improvement
@@ -39,7 +39,9 @@ TASK, TICKS = "handover_insert", 120
 SHORT = Schedule(steps=22, batch=8, warmup=4, save_every_s=0.0)
 VALUE = ValueTraining(schedule=SHORT, check_every=8)
 POLICY = PolicyTraining(schedule=SHORT, draws=1, device="cpu")
-HOW = Algorithm(value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2)
+HOW = Algorithm(
+    value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2, gates=None
+)
 
 
 class MadeUpCell:
@@ -56,10 +58,10 @@ class MadeUpCell:
     def collections(self, task: str, iteration: int) -> Sequence[Collection]:
         return [Collection("rollouts", "bags", "Rollouts", self.attempts, self._fill)]
 
-    def evaluation(self, task: str) -> Any:
-        return 1
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment:
+        return Assessment(1, self._evaluate)
 
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+    def _evaluate(self, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
         report(0.5, "half")
         out.write_text(json.dumps(asked))
         return {"asked": asked}

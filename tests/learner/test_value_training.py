@@ -139,7 +139,7 @@ class PaddingReader(ValueModel):
 def test_a_head_that_reads_padding_is_caught(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("recap_learner.value.value_training.ValueModel", PaddingReader)
     with pytest.raises(GateError, match=r"the output is nearly constant: spread is 0\.0") as caught:
-        fit_value(data, tmp_path, None, replace(HOW, gates=Gates()), 1)
+        fit_value(data, tmp_path, None, HOW, 1, gates=Gates())
     assert "it cannot tell success from failure before the end" in str(caught.value)
     assert "\n" not in str(caught.value)
     kept = json.loads((tmp_path / "value.json").read_text())
@@ -158,7 +158,7 @@ def test_data_with_shuffled_outcomes_are_caught(data, tmp_path) -> None:
         ],
     )
     with pytest.raises(GateError, match="it cannot tell success from failure before the end: outcome_auc is"):
-        fit_value(shuffled, tmp_path, None, replace(HOW, gates=Gates()), 1)
+        fit_value(shuffled, tmp_path, None, HOW, 1, gates=Gates())
     log = json.loads((tmp_path / "training" / "value.fold0" / "log.json").read_text())
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
 

@@ -43,6 +43,17 @@ def iterate(
     compare: Annotated[
         str, typer.Option(metavar="ARM[,ARM]", help="Also train these on the last data; or: all.")
     ] = "",
+    gates: Annotated[
+        str, typer.Option(help="A value function that fails its gates: fail ends the run, warn goes on.")
+    ] = "",
+    fresh_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of a value's batches, the share of the iteration's own attempts."),
+    ] = None,
+    cotraining: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file (image, question, answer) that values are co-trained on."),
+    ] = None,
     generalist: Annotated[
         bool, typer.Option("--generalist", help="In the end a policy from scratch on all tasks.")
     ] = False,
@@ -69,7 +80,9 @@ def iterate(
     from recap_learner.rounds import Rounds
     from recap_learner.stages import Stages
 
-    how = settings(iterations, start, extract, compare, generalist, steps, seed, quick)
+    how = settings(
+        iterations, start, extract, compare, generalist, steps, seed, quick, gates, fresh_share, cotraining
+    )
     cell = _cell(
         task, station, demonstrations, collect, 8 if quick else rollouts, watched,
         min(evaluations, 4) if quick else evaluations, run, quick,
@@ -99,22 +112,37 @@ def settings(
     steps: str,
     seed: int,
     quick: bool,
+    gates: str = "",
+    fresh_share: float | None = None,
+    captions: Path | None = None,
 ) -> Algorithm:
-    """Raises UsageError on unknown words."""
+    """gates: "": warn in a quick run, which is too small for them, else fail. Raises UsageError on unknown
+    words."""
     from recap.bringup import UsageError
     from recap.demo import QUICK
     from recap_learner.algorithm import Algorithm
     from recap_learner.arms import ARMS
+    from recap_learner.value.cotraining import check_captions
+    from recap_learner.value.gates import Gates
 
+    gates = gates or ("warn" if quick else "fail")
+    if gates not in ("fail", "warn"):
+        raise UsageError(f"--gates: wanted fail or warn, found {gates!r}")
     base = replace(QUICK.algorithm, first_value=True) if quick else Algorithm()
     arms = [name for name in compare.replace(",", " ").split() if name]
     if arms == ["all"]:
         arms = [name for name in ARMS if name != extract]
-    base = replace(base, improvement=replace(base.improvement, seed=seed), seed=seed)
+    value, again = base.improvement.value, base.improvement
+    again = replace(
+        again, seed=seed, value=replace(value, mixture=replace(value.mixture, fresh_share=fresh_share))
+    )
+    base = replace(base, improvement=again, seed=seed, gates=Gates() if gates == "fail" else None)
     try:
+        if captions is not None:
+            check_captions(captions)
         return replace(
             _with_steps(base, steps), iterations=iterations, start=start, extraction=extract,
-            compare=tuple(arms), generalist=generalist,
+            compare=tuple(arms), generalist=generalist, captions=captions,
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(f"iterate: {error}") from error
@@ -189,14 +217,17 @@ def _cell(
 
 def _results(stages: Stages, last: Mapping[str, Made]) -> dict[str, Any]:
     """Evaluations and policies by stage, the last policy of each task, what a person should know."""
+    from recap_learner.value.gates import warnings
+
     evaluations, policies, notices = {}, {}, []
     for name, made in stages.made.items():
         step = name.rpartition(".")[2]
         if step.startswith("evaluate"):
-            evaluations[name] = made.result
+            if "success" in made.result:
+                evaluations[name] = made.result
         elif step == "sft" or step.startswith(("policy", "generalist")):
             policies[name] = _folder(stages, made)
-        notices += made.result.get("notices", [])
+        notices += [*made.result.get("notices", []), *warnings(made.result, f"value function of {name}")]
     final = {task: _folder(stages, made) for task, made in last.items()}
     known = list(dict.fromkeys(notices))
     return {"evaluations": evaluations, "policies": policies, "last": final, "notices": known}
