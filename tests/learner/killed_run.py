@@ -1,4 +1,4 @@
-"""Two iterations of Algorithm 1 on made-up attempts, to be killed: python killed_run.py RUN [KILL]...
+"""Two iterations of Algorithm 1 on made-up attempts, to be killed. It is asked for RUN [KILL]... (forks.py).
 
 KILL is stage@n, at the nth progress of a stage, or stage!, when its work is done and not yet recorded. The
 learning is real, only few steps long; attempts, their pictures' tokens and evaluations are made up. The last
@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).parent))
+from forks import serve
 
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
@@ -175,8 +178,9 @@ def weights(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
 
 
-def main(folder: str, *kill: str) -> None:
+def work(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
+    folder, *kill = words
     unrecorded = [name.removesuffix("!") for name in kill if name.endswith("!")]
     write_json = stages.write_json
 
@@ -193,4 +197,4 @@ def main(folder: str, *kill: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(work)

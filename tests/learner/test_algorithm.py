@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import yaml
 sys.path.append(str(Path(__file__).parent))
 
 import killed_run
+from forks import Program
 from killed_run import HOW, POLICY, SHORT, VALUE, MadeUpCell
 
 from recap_learner.arms import ArmError
@@ -40,7 +40,6 @@ TINY = replace(
     policy=replace(POLICY, schedule=FEW),
     improvement=Improvement(value=replace(VALUE, schedule=FEW), policy=replace(POLICY, schedule=FEW)),
 )
-SCRIPT = Path(killed_run.__file__)
 
 
 @pytest.fixture(autouse=True)
@@ -301,37 +300,42 @@ def test_what_arms_are_told_of_the_frames(frames, tmp_path: Path) -> None:
     assert judged.score[[1, 3, 5]].min() > judged.score[[0, 2, 4]].max()
 
 
-def _killed(folder: Path, *kill: str) -> dict[str, Any] | None:
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    with Program(Path(killed_run.__file__), tmp_path) as running:
+        yield running
+
+
+def _killed(program: Program, folder: Path, *kill: str) -> dict[str, Any] | None:
     """None where it was killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *kill], capture_output=True, text=True, env=environment
-    )
-    if ended.returncode == -signal.SIGKILL:
+    ended = program.ask(str(folder), *kill)
+    if ended.code == -signal.SIGKILL:
         return None
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out.splitlines()[-1])
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = _killed(tmp_path / "whole")
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
+    program: Program, tmp_path: Path
+) -> None:
+    whole = _killed(program, tmp_path / "whole")
     assert whole is not None and len(whole["weights"]) == 4
     for kill in ("pretrain_policy@2", "iteration_01.value@3", "iteration_02.policy!"):
-        assert _killed(tmp_path / "broken", kill) is None, kill
-    broken = _killed(tmp_path / "broken")
+        assert _killed(program, tmp_path / "broken", kill) is None, kill
+    broken = _killed(program, tmp_path / "broken")
     assert broken is not None and broken["weights"] == whole["weights"]
     assert broken["again"][0] == "iteration_02.policy"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_every_stage_before_and_after_its_work(tmp_path: Path) -> None:
-    whole = _killed(tmp_path / "whole")
+def test_killed_at_every_stage_before_and_after_its_work(program: Program, tmp_path: Path) -> None:
+    whole = _killed(program, tmp_path / "whole")
     assert whole is not None
     for name in whole["again"]:
-        assert _killed(tmp_path / "broken", f"{name}!") is None, name
+        assert _killed(program, tmp_path / "broken", f"{name}!") is None, name
         if name.rpartition(".")[2] in ("pretrain_value", "pretrain_policy", "value", "policy", "sft"):
-            assert _killed(tmp_path / "broken", f"{name}@2") is None, name
-    broken = _killed(tmp_path / "broken")
+            assert _killed(program, tmp_path / "broken", f"{name}@2") is None, name
+    broken = _killed(program, tmp_path / "broken")
     assert broken is not None and broken["weights"] == whole["weights"]

@@ -438,6 +438,20 @@ def test_data_that_cannot_be_trained_on_are_refused(data, tmp_path) -> None:
     assert not (tmp_path / "value").exists()
 
 
+def test_a_task_of_one_episode_is_scored_by_what_others_taught_and_judged_by_nothing(tmp_path) -> None:
+    stack = replace(TASK, name="stack")
+    data = attempts(12, (TASK, stack))
+    of_stack = [i for i, e in enumerate(data.episodes) if e.info.task.name == "stack"]
+    data = data.without(of_stack[1:])
+    report = fit_value(data, tmp_path, None, SHORT, 1)
+    assert report["by_task"]["stack"]["episodes"] == 1 and report["by_task"]["stack"]["spearman"] is None
+    [alone] = [e.info.id for e in data.episodes if e.info.task.name == "stack"]
+    assert np.isfinite(load_values(tmp_path / "values.npz")[0][alone]).all()
+    only = data.without([i for i, e in enumerate(data.episodes) if e.info.id != alone])
+    with pytest.raises(ValueError, match="value training on 1 episode with 2 folds, wanted at least 2"):
+        fit_value(only, tmp_path / "next", tmp_path / "value", SHORT, 1)
+
+
 @pytest.mark.parametrize("kept", ["success", "failure"])
 def test_one_outcome_alone_trains_and_says_what_it_cannot_tell(data, tmp_path, kept) -> None:
     one = data.without([i for i, e in enumerate(data.episodes) if e.info.outcome != kept])

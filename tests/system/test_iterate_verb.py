@@ -50,6 +50,17 @@ def test_wrong_words_are_told_in_one_line_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_is_not_finite_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise FloatingPointError("step 3 (batch of seed 1): loss nan")
+
+    monkeypatch.setattr("recap_learner.algorithm.algorithm_1", broken)
+    code, said = run(["--run", str(tmp_path / "run")], capsys)
+    assert code == 1 and said.splitlines()[-1] == "recap: step 3 (batch of seed 1): loss nan"
+
+
 def test_all_arms_can_be_asked_for() -> None:
     how = settings(1, "pretrained", "recap", "all", False, "value=5,finetune=7", 3, True)
     assert len(how.compare) == 9 and "recap" not in how.compare

@@ -13,8 +13,12 @@ import typer
 from recap.output import Json, console
 
 if TYPE_CHECKING:
+    from recap.sim_cell import SimCell
     from recap_learner.algorithm import Algorithm
-    from recap_learner.stages import Made, Stages
+    from recap_learner.stages import Made, Report, Stages
+
+# Indicator and guidance β, beside the evaluation's own: positive, 1.
+ASKED_OTHERWISE = (("none", 1.0), ("negative", 1.0), ("positive", 1.5), ("positive", 2.0))
 
 
 def iterate(
@@ -54,6 +58,10 @@ def iterate(
         Path | None,
         typer.Option(help="Parquet file (image, question, answer) that values are co-trained on."),
     ] = None,
+    conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Also evaluate the last policy asked for none, negative, with β."),
+    ] = False,
     generalist: Annotated[
         bool, typer.Option("--generalist", help="In the end a policy from scratch on all tasks.")
     ] = False,
@@ -75,6 +83,8 @@ def iterate(
 
     Example: `./recap iterate --task handover_insert --iterations 2 --compare awr,clone_best --run runs/two`
     """
+    from recap.bringup import UsageError
+    from recap.sim_cell import SimCell
     from recap.stages import Shown, about_code
     from recap_learner.algorithm import algorithm_1
     from recap_learner.rounds import Rounds
@@ -87,6 +97,8 @@ def iterate(
         task, station, demonstrations, collect, 8 if quick else rollouts, watched,
         min(evaluations, 4) if quick else evaluations, run, quick,
     )  # fmt: skip
+    if conditions and not (isinstance(cell, SimCell) and cell.evaluations):
+        raise UsageError("--conditions: wanted evaluations in the simulator")
     run.mkdir(parents=True, exist_ok=True)
     screen = console(as_json)
     with (
@@ -94,11 +106,15 @@ def iterate(
         Stages(run, shown, about_code(Path(__file__).resolve().parents[4])) as stages,
     ):
         last = algorithm_1(Rounds(stages, cell, task), task, how)
+        if isinstance(cell, SimCell) and conditions:
+            for name in task:
+                _asked_otherwise(stages, cell, name, last[name])
         stages.wait()
         found = _results(stages, last)
     for line in [*_lines(found), *shown.times()]:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"what was made from what: {run / 'manifest.json'}", highlight=False, soft_wrap=True)
+    screen.print(f"figures: ./recap report {run}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({"ok": True, "run": str(run), **found, "seconds": shown.seconds}))
 
@@ -213,6 +229,34 @@ def _cell(
         logs=run / "logs",
     )
     return cell if collect == "sim" else RobotCell(cell)
+
+
+def _asked_otherwise(stages: Stages, cell: SimCell, task: str, policy: Made) -> None:
+    """What the report's figures of conditioning and of guidance need, on the evaluation's start states."""
+    from recap.evaluate import EVALUATION_SEED, entrants, evaluate
+    from recap.rollout import Rollouts
+    from recap_learner.evaluation.sequential import Stopping
+    from recap_policy.interface import Sampling
+
+    folder = Path(_folder(stages, policy))
+    how = Rollouts(cell.station, task, checkpoint=folder, execute_steps=cell.execute_steps)
+    asked = [Sampling(indicator=i, beta=beta) for i, beta in ASKED_OTHERWISE]
+    found = entrants([folder], asked, how, None)
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + cell.evaluations)
+
+    def work(report: Report) -> dict[str, Any]:
+        return {
+            e.name: e.summary() for e in evaluate(found, seeds, Stopping(), cell.workers, progress=report)
+        }
+
+    stages.stage(
+        policy.name.rpartition(".")[0] + ".conditions",
+        f"Asked otherwise, {found[0].name.rpartition('/')[0]}",
+        work,
+        settings=[cell.evaluations, cell.execute_steps, EVALUATION_SEED, ASKED_OTHERWISE],
+        inputs=[policy],
+        outputs=[entrant.result for entrant in found],
+    )
 
 
 def _results(stages: Stages, last: Mapping[str, Made]) -> dict[str, Any]:
