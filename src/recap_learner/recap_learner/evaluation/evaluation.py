@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read an eval.json, or the bare list of attempts that the demo writes. Raises EvaluationError."""
+    """Read an eval.json, or a bare list of attempts. Raises EvaluationError."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
