@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,7 @@ class PolicyLoss:
     ) -> Batch:
         """As a model's tower sees it."""
         if self._images is not None:
-            with nullcontext() if self._how.tower == "trained" else torch.no_grad():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._how.tower == "trained"):
                 seen = model.encode_images(seen).float()
         features, camera_mask = fill_slots(seen, model.config.prefix.cameras)
         return Batch(
