@@ -11,7 +11,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +86,29 @@ def open_curves(folder: Path) -> list[Curves]:
     return curves
 
 
+def read_curves(folder: Path) -> list[dict[str, float]]:
+    """What `EventFile` has written into `folder` so far, by step: {"step": …, "loss": …, and so on}. Several
+    files are one training that was interrupted. A record that is being written is passed over."""
+    rows: dict[int, dict[str, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = file.read_bytes(), 0
+        while at + 12 <= len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = data[at + 12 : at + 12 + length]
+            at += length + 16
+            if at > len(data):
+                break
+            fields = dict(_fields(event))
+            if 5 not in fields:
+                continue
+            step = int(fields.get(2, 0))
+            row = rows.setdefault(step, {"step": step})
+            for _, value in _fields(fields[5]):
+                scalar = dict(_fields(value))
+                row[scalar[1].decode()] = scalar[2]
+    return [rows[step] for step in sorted(rows)]
+
+
 class Pace:
     """Samples a second and the share of time spent waiting for data, since the last call."""
 
@@ -128,6 +151,36 @@ def _varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of what `_field` and `_number` write."""
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _read_varint(data, at)
+            yield number, value
+        elif kind == 2:
+            length, at = _read_varint(data, at)
+            yield number, data[at : at + length]
+            at += length
+        else:
+            form = {1: "<d", 5: "<f"}[kind]
+            yield number, struct.unpack_from(form, data, at)[0]
+            at += struct.calcsize(form)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """→ the number and where the next field begins."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
 
 
 # CRC-32C (Castagnoli), as the records want it: rotated, and a constant added.
