@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from recap_learner.arms import arm
 from recap_learner.improve import Improvement
+from recap_learner.lesson import STARTS
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Made
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
-
-STARTS = ("pretrained", "last")
 
 
 @dataclass(frozen=True)

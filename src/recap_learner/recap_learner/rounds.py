@@ -15,7 +15,7 @@ from is the business of a `Cell` (cell.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
 from recap_learner.cell import Cell, Collection, Order
-from recap_learner.data.episodes import SUFFIX, EpisodeInfo
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_learner.data.judgements import LOG as JUDGEMENTS
 from recap_learner.iteration import (
@@ -133,19 +133,21 @@ class Rounds:
         start: Made | None,
         how: ValueTraining,
         seed: int,
+        fresh: Sequence[str] = (),
     ) -> Made:
+        """fresh: ids of the episodes that a fresh share is of; so in `policy`."""
         folder, before = self.folder(task, k), self._output(start, "value") if start else None
 
         def work(report: Report) -> dict[str, Any]:
             frames = self._frames(data)
-            found = fit_value(frames, folder, before, how, seed, report)
+            found = fit_value(frames, folder, before, how, seed, report, fresh=_among(fresh))
             return {**found, "notices": notices(frames)}
 
         return self.stages.stage(
             self._name(task, k, "pretrain_value" if task is None else "value"),
             "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
             work,
-            settings=[how, seed],
+            settings=[how, seed, *([sorted(fresh)] if fresh else [])],
             inputs=self._learning(data, start),
             outputs=[folder / "value", folder / VALUES],
             leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
@@ -183,6 +185,7 @@ class Rounds:
         seed: int,
         beside_arm: bool = False,
         pretrained: Made | None = None,
+        fresh: Sequence[str] = (),
     ) -> Made:
         """beside_arm: not the iteration's own policy but one to compare it with."""
         folder = self.folder(task, k)
@@ -194,7 +197,7 @@ class Rounds:
             title = find_arm(arm).title
         return self._policy(
             *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
-            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed),
+            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed, fresh),
         )
 
     def generalist(
@@ -231,20 +234,22 @@ class Rounds:
     def _policy(
         self, name: str, title: str, folder: Path, data: Sequence[Made], start: Made | None, arm: Arm,
         labels: Sequence[Made], pretrained: Sequence[Made], how: PolicyTraining, seed: int,
+        fresh: Sequence[str] = (),
     ) -> Made:  # fmt: skip
         before, out = self._output(start, "policy") if start else None, folder / "policy"
 
         def work(report: Report) -> dict[str, Any]:
-            files = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            own, before_them = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            frames, new = self._frames(data), _among(fresh)
             return fit_policy(
-                self._frames(data), folder, before, self._vision, how, seed, report, arm, *files
+                frames, folder, before, self._vision, how, seed, report, arm, own, before_them, new
             )
 
         return self.stages.stage(
             name,
             title,
             work,
-            settings=[how, seed, {"arm": arm.name}, arm],
+            settings=[how, seed, {"arm": arm.name}, arm, *([sorted(fresh)] if fresh else [])],
             inputs=[*self._learning(data, start), *labels, *pretrained],
             outputs=[out],
             leftovers=[out, *_workbench(out)],
@@ -306,6 +311,11 @@ class Rounds:
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration {k}"] if k else []
         return f", {', '.join(words)}" if words else ""
+
+
+def _among(ids: Sequence[str]) -> Callable[[Episode], bool] | None:
+    names = frozenset(ids)
+    return (lambda episode: episode.info.id in names) if names else None
 
 
 def _workbench(out: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from recap_learner.data.store import load_judged
 from recap_policy.checkpoint import load_vision, vision_identity
 from recap_policy.vision import VisionTower
 from recap_station.files import replace_file
+from recap_station.parent import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ _folder: Path
 def _start_worker(vision: str, folder: str) -> None:
     global _tower, _folder
     os.nice(5)
+    end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
     torch.set_num_threads(1)
     _tower = load_vision(Path(vision))
     _folder = Path(folder)

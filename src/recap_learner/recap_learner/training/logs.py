@@ -2,6 +2,7 @@
 
 An event file is a row of records: length, its checksum, bytes, their checksum, the bytes a protocol buffer
 `Event` of which six fields are used here. That is written out below rather than brought by a package.
+Whoever shows a training while it runs reads the same files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +49,52 @@ class EventFile:
     def _record(self, event: bytes) -> None:
         length = struct.pack("<Q", len(event))
         self._file.write(length + _checksum(length) + event + _checksum(event))
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a curve has at one step."""
+
+    step: int
+    values: dict[str, float]
+
+
+class EventReader:
+    """Follows an event file of `EventFile` that may be being written: every call gives what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._at = path, 0
+
+    def read(self) -> list[Point]:
+        """Whole records only. Raises ValueError on one that is damaged, OSError where the file is gone."""
+        found = []
+        with self.path.open("rb") as file:
+            file.seek(self._at)
+            while len(head := file.read(12)) == 12:
+                (length,) = struct.unpack("<Q", head[:8])
+                if head[8:] != _checksum(head[:8]):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                body = file.read(length + 4)
+                if len(body) < length + 4:
+                    break
+                event = body[:length]
+                if body[length:] != _checksum(event):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                self._at += 12 + length + 4
+                fields = _fields(event)
+                values = {}
+                for summary in fields.get(5, []):
+                    for value in _fields(summary).get(1, []):
+                        own = _fields(value)
+                        values[own[1][0].decode()] = struct.unpack("<f", own[2][0])[0]
+                if values:
+                    found.append(Point(fields.get(2, [0])[0], values))
+        return found
+
+
+def events_in(workbench: Path) -> list[Path]:
+    """The event files of a training, oldest first: one that went on began another."""
+    return sorted((workbench / "events").glob("events.out.tfevents.*"))
 
 
 class WandbRun:
@@ -120,6 +168,34 @@ def _field(number: int, value: Any) -> bytes:
 def _number(field: int, value: float) -> bytes:
     """A float32."""
     return _varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def _fields(data: bytes) -> dict[int, list[Any]]:
+    """Number of a field → its values: whole numbers, or bytes."""
+    found: dict[int, list[Any]] = {}
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = varint()
+        size = {1: 8, 5: 4}.get(key & 7)
+        if key & 7 == 0:
+            found.setdefault(key >> 3, []).append(varint())
+            continue
+        size = varint() if size is None else size
+        found.setdefault(key >> 3, []).append(data[at : at + size])
+        at += size
+    return found
 
 
 def _varint(value: int) -> bytes:

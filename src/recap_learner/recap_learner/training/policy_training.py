@@ -16,6 +16,7 @@ from recap_learner.arms.recap import Recap
 from recap_learner.data.frames import Frames
 from recap_learner.training.distributed import crew
 from recap_learner.training.training import Computation, Progress, Schedule, fit
+from recap_learner.value.mixture import share_out
 from recap_policy.checkpoint import load_policy, load_vision, save_policy
 from recap_policy.config import vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
@@ -30,6 +31,7 @@ class PolicyTraining(Computation):
     indicator_dropout: share of examples trained without the indicator (paper: 0.3).
     positive_share: if set, positives are drawn so that they make up this share of every batch;
     otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples.
+    fresh_share: share of a batch drawn from fresh episodes, as `Mixture`'s; None: as many as there are.
     tokenizer: Gemma's tokenizer.json, for a fresh policy whose table is Gemma's."""
 
     config: str = "tiny"
@@ -37,6 +39,7 @@ class PolicyTraining(Computation):
     draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
+    fresh_share: float | None = None
     tokenizer: str | None = None
 
     def for_steps(self, steps: int) -> PolicyTraining:
@@ -61,12 +64,14 @@ def train_policy(
     arm: Arm = RECAP,
     weight: np.ndarray | None = None,
     advantage: np.ndarray | None = None,
+    fresh: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Train π on `frames` and save it in `out` → the log.
 
     indicator: (F,) int8, 1 positive, 0 negative, -1 absent; start: the checkpoint to fine-tune (its
     normalisers are kept), None for a fresh policy on the vision tower in folder `vision`. arm: whose
-    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike.
+    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike. fresh: (F,)
+    bool, what how.fresh_share is of.
 
     A killed training that is started again goes on where it was; see `fit` for what it raises.
     """
@@ -76,11 +81,9 @@ def train_policy(
     # The tower is frozen: its tokens were computed once for every frame.
     model.vision.requires_grad_(False)
     placement = how.prepare(model)
-    loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage)
+    loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage, fresh)
     workbench = out.parent / "training" / out.name
-    log = fit(
-        model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how
-    )
+    log = fit(model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how)
     if crew().first:
         save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
     crew().wait()
@@ -102,12 +105,16 @@ class PolicyLoss:
         arm: Arm = RECAP,
         weight: np.ndarray | None = None,
         advantage: np.ndarray | None = None,
+        fresh: np.ndarray | None = None,
     ) -> None:
         self._model, self._frames, self._how, self._device, self._arm = model, frames, how, device, arm
         self._chunks, self._state = chunks, torch.from_numpy(frames.state)
         self._indicator = torch.from_numpy(indicator.astype(np.int64))
         self._stages, self._prompts = frames.stages, frames.prompts
-        self._odds = torch.from_numpy(_odds(indicator == 1, how.positive_share))
+        odds = _odds(indicator == 1, how.positive_share)
+        if how.fresh_share is not None:
+            odds = share_out(odds, np.zeros(len(odds), bool) if fresh is None else fresh, how.fresh_share)
+        self._odds = torch.from_numpy(odds)
         self._weight = _column(weight, np.ones(len(frames), np.float32))
         self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
         self.reference = Reference(model, arm.refresh) if arm.refresh else None
