@@ -105,7 +105,12 @@ def load_frames(
     tower = vision_identity(vision)
     folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if not _cache(folder, file).exists()]
-    if missing:
+    if 0 < len(missing) <= _FEW:  # sooner done than processes are started
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the processes: the same tokens bit for bit
+        _encode(load_vision(vision), folder, missing)
+        torch.set_num_threads(threads)
+    elif missing:
         shards = np.array_split(np.array([str(m) for m in missing]), max(1, len(missing) // 4))
         context = get_context("spawn")
         done = 0
@@ -139,6 +144,7 @@ def _cache(folder: Path, file: Path) -> Path:
     return folder / f"{file.name.split('.')[0]}.{key}.npy"
 
 
+_FEW = 4
 _tower: VisionTower
 _folder: Path
 
@@ -152,10 +158,14 @@ def _start_worker(vision: str, folder: str) -> None:
     _folder = Path(folder)
 
 
-@torch.no_grad()
 def _encode_shard(files: list[str]) -> int:
-    for name in files:
-        file = Path(name)
+    _encode(_tower, _folder, [Path(name) for name in files])
+    return len(files)
+
+
+@torch.no_grad()
+def _encode(tower: VisionTower, folder: Path, files: Sequence[Path]) -> None:
+    for file in files:
         episode = load_episode(file)
         ticks = frame_ticks(episode)
         bag = episode.info.bag_in(file.parent)
@@ -164,11 +174,10 @@ def _encode_shard(files: list[str]) -> int:
             wanted = episode.image[camera][ticks]
             unique, back = np.unique(wanted, return_inverse=True)
             images = np.stack(list(read_images(bag, camera, unique, episode.info.streams)))
-            tokens = [_tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
+            tokens = [tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
             by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
         stacked = np.stack(by_camera, axis=1)
-        replace_file(_cache(_folder, file), partial(_save, stacked))
-    return len(files)
+        replace_file(_cache(folder, file), partial(_save, stacked))
 
 
 def _save(data: np.ndarray, path: Path) -> None:
