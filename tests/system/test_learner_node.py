@@ -111,7 +111,7 @@ def test_a_bad_checkpoint_waits_for_a_word_and_a_good_one_is_offered(graph: Grap
     (broken / "metadata.yaml").write_text("rosbag2_bagfile_information: {}\n")
     (broken / "broken_0.mcap").write_bytes(b"nothing of a bag")
     # One step: a value function that says nothing.
-    learner(graph, train_after=4, value_steps=1, policy_steps=21)
+    learner(graph, train_after=4, value_steps=1, policy_steps=21, settle_s=600.0)
     graph.wait(lambda: onlooker.state.withheld, LIMIT_S, "a checkpoint is withheld")
     state = onlooker.state
     bad = str(folder / "run" / "iteration_01" / "policy")
@@ -132,7 +132,7 @@ def test_a_bad_checkpoint_waits_for_a_word_and_a_good_one_is_offered(graph: Grap
     graph.wait(lambda: not workers(graph), 20, "its processes end with it")
     onlooker.state = LearnerState()
     open_.close()
-    learner(graph, value_steps=150, policy_steps=20)
+    learner(graph, value_steps=150, policy_steps=20, settle_s=600.0)
     graph.wait(lambda: onlooker.state.withheld == bad, 60, "it remembers")
     refused = call(graph, onlooker.decide, DecideCheckpoint.Request(accept=True))
     assert not refused.success and "wanted who decides and why" in refused.message

@@ -83,7 +83,7 @@ def improve(
         if converted is None:
             data = [do.episodes(task, k, stages.given("bags", bags))]
         else:
-            data = [stages.given("converted attempts", converted.files(Store(do.store)))]
+            data = [do.episodes(task, k, converted=converted.files(Store(do.store)))]
             fresh = converted.fresh if how.has_fresh_share else ()
         v = do.value(task, k, data, v_before, how.value, how.seed, fresh)
         labels = do.labels(task, k, data, v, how.rule)

@@ -104,7 +104,7 @@ class Learner:
         """Begin to train → in words. run: "" for the settings' own. Raises ValueError where it cannot."""
         if self.work is not None:
             raise ValueError(f"{self.work.kind} is already under way")
-        folder = Path(run).expanduser() if run else self.settings.run
+        folder = Path(run).expanduser().absolute() if run else self.settings.run
         if folder is None:
             raise ValueError("run is empty, and the learner has none of its own: wanted a run's folder")
         if folder != self.run or self.offers is None:

@@ -100,12 +100,13 @@ class Rounds:
             bags.append(self._collect(name, what, order, (policy, value) if what.alone else (policy,)))
         return [self.episodes(task, k, *bags)]
 
-    def episodes(self, task: str, k: int, *bags: Made) -> Made:
+    def episodes(self, task: str, k: int, *bags: Made, converted: Sequence[Path] = ()) -> Made:
         """Convert, and look at every frame with the tower. → episode files, in an order that does not depend
-        on when they were recorded"""
+        on when they were recorded. converted: those that are in the store already."""
+        given = [self.stages.given("converted attempts", converted)] if converted else []
 
         def work(report: Report) -> dict[str, Any]:
-            files: list[Path] = []
+            files = list(converted)
             problems: list[str] = []
             for one in bags:
                 folders = [self.run / out for out in one.record["outputs"]]
@@ -121,7 +122,7 @@ class Rounds:
             f"Attempts to episodes{self._of(task, k)}",
             work,
             settings=None,
-            inputs=[*bags, *self._towers()],
+            inputs=[*bags, *given, *self._towers()],
             outputs=lambda result: [self.run / name for name in result["files"]],
         )
 

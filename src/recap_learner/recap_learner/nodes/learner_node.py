@@ -225,7 +225,7 @@ class LearnerNode(RecapNode):
         """Raises ContractError on what cannot be meant."""
         names = ("bag_dir", "episode_dir", "run", "checkpoint")
         bags, store, run_folder, checkpoint = (
-            Path(given).expanduser() if (given := self.param(name)) else None for name in names
+            Path(given).expanduser().absolute() if (given := self.param(name)) else None for name in names
         )
         concurrent, start, share = (self.param(name) for name in ("concurrent", "start", "fresh_share"))
         start = start or ("last" if concurrent else "pretrained")
@@ -236,7 +236,7 @@ class LearnerNode(RecapNode):
         if run_folder is not None:
             store = run_folder / EPISODES
         elif store is None and bags is not None:
-            store = bags.absolute().parent / EPISODES
+            store = bags.parent / EPISODES
         same = ("settle_s", "train_after", "value_steps", "policy_steps", "evaluator", "cores")
         return Settings(
             **{name: self.param(name) for name in same},

@@ -12,7 +12,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,20 +81,20 @@ class EventReader:
                 if body[length:] != _checksum(event):
                     raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
                 self._at += 12 + length + 4
-                fields = _fields(event)
-                values = {}
-                for summary in fields.get(5, []):
-                    for value in _fields(summary).get(1, []):
-                        own = _fields(value)
-                        values[own[1][0].decode()] = struct.unpack("<f", own[2][0])[0]
-                if values:
-                    found.append(Point(fields.get(2, [0])[0], values))
+                fields = dict(_fields(event))
+                if 5 in fields:
+                    found.append(Point(int(fields.get(2, 0)), _values(fields[5])))
         return found
 
 
 def events_in(workbench: Path) -> list[Path]:
     """The event files of a training, oldest first: one that went on began another."""
     return sorted((workbench / "events").glob("events.out.tfevents.*"))
+
+
+def _values(summary: bytes) -> dict[str, float]:
+    scalars = [dict(_fields(value)) for _, value in _fields(summary)]
+    return {scalar[1].decode(): scalar[2] for scalar in scalars}
 
 
 class WandbRun:
@@ -170,40 +170,42 @@ def _number(field: int, value: float) -> bytes:
     return _varint(field << 3 | 5) + struct.pack("<f", value)
 
 
-def _fields(data: bytes) -> dict[int, list[Any]]:
-    """Number of a field → its values: whole numbers, or bytes."""
-    found: dict[int, list[Any]] = {}
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(data):
-        key = varint()
-        size = {1: 8, 5: 4}.get(key & 7)
-        if key & 7 == 0:
-            found.setdefault(key >> 3, []).append(varint())
-            continue
-        size = varint() if size is None else size
-        found.setdefault(key >> 3, []).append(data[at : at + size])
-        at += size
-    return found
-
-
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of what `_field` and `_number` write."""
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _read_varint(data, at)
+            yield number, value
+        elif kind == 2:
+            length, at = _read_varint(data, at)
+            yield number, data[at : at + length]
+            at += length
+        else:
+            form = {1: "<d", 5: "<f"}[kind]
+            yield number, struct.unpack_from(form, data, at)[0]
+            at += struct.calcsize(form)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """→ the number and where the next field begins."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
 
 
 # CRC-32C (Castagnoli), as the records want it: rotated, and a constant added.
