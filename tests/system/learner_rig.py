@@ -1,5 +1,5 @@
-"""A learning run small enough for seconds: made-up bags whose joints tell progress and outcome, and models
-pre-trained on a few of them."""
+"""A learning run small enough for seconds: made-up bags whose joints and pictures tell progress and outcome,
+and models pre-trained on a few of them."""
 
 from __future__ import annotations
 
@@ -61,16 +61,17 @@ def attempt(
         "recap.seed": str(seed),
     }
     writer.set_metadata({**about, **({"recap.outcome": outcome} if outcome else {})})
-    jpeg = cv2.imencode(".jpg", rng.integers(0, 255, (96, 96, 3), dtype=np.uint8))[1].tobytes()
     for tick in range(ticks):
         now = START_NS + seed * 10**10 + tick * PERIOD_NS
         state = STATION.home + rng.normal(0, 0.01, STATION.dof)
-        state[:4] += 0.4 * tick / ticks  # progress
-        state[7:11] += 0.0 if won else 0.4  # what went wrong can be seen
+        state[:4] += 0.4 * tick / ticks  # progress, and whether it goes wrong, can be told from everything
+        state[7:11] += 0.0 if won else 0.4
         cdr = joint_state(now, STATION.joint_names, state, "policy")
         for topic in (topics.JOINT_STATES, topics.JOINT_COMMAND):
             writer.write(topic, now, cdr)
         if tick % 5 == 0:
+            colour = (60 + 150 * tick // ticks, 100, 30 if won else 220)
+            jpeg = cv2.imencode(".jpg", np.full((96, 96, 3), colour, np.uint8))[1].tobytes()
             for camera in STATION.camera_names:
                 writer.write(topics.image_topic(camera), now, compressed_image(now, jpeg))
     if close:

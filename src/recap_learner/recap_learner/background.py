@@ -90,7 +90,8 @@ class Background:
                 self.process.wait(STOP_S)
         with suppress(ProcessLookupError):  # also what outlived it
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # of idle priority, it may take a while to end
+            self.process.wait(STOP_S)
         self._reader.join(STOP_S)
 
     def _read(self) -> None:

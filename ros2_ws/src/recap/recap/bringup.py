@@ -209,6 +209,10 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             check(values[name], kind, station)
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise ContractError(f"params_file {values['params_file']!r}: no such file")
+    if values["run"] and not Path(values["run"]).is_dir():
+        raise ContractError(f"run {values['run']!r}: wanted the folder of a learning run, found none")
+    if not values["run"] and (values["concurrent"] == "true" or int(values["train_after"])):
+        raise UsageError("to train by itself the learner wants a run: run:=FOLDER")
     if values["pedal"] == "keyboard":
         raise UsageError(
             "pedal:=keyboard: the nodes of a bring-up have no terminal; run in one: "

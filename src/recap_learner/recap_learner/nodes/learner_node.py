@@ -243,7 +243,7 @@ class LearnerNode(RecapNode):
             run=run_folder,
             bags=bags if self.param("convert") else None,
             store=store,
-            checkpoint=checkpoint,
+            checkpoint=checkpoint if checkpoint and checkpoint.is_dir() else None,  # not a server's
             station=self.param("station"),
             task=self.param("task"),
             task_name=self.task.name,
