@@ -2,6 +2,7 @@
 
 An event file is a row of records: length, its checksum, bytes, their checksum, the bytes a protocol buffer
 `Event` of which six fields are used here. That is written out below rather than brought by a package.
+Whoever shows a training while it runs reads the same files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +50,52 @@ class EventFile:
     def _record(self, event: bytes) -> None:
         length = struct.pack("<Q", len(event))
         self._file.write(length + _checksum(length) + event + _checksum(event))
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a curve has at one step."""
+
+    step: int
+    values: dict[str, float]
+
+
+class EventReader:
+    """Follows an event file of `EventFile` that may be being written: every call gives what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._at = path, 0
+
+    def read(self) -> list[Point]:
+        """Whole records only. Raises ValueError on one that is damaged, OSError where the file is gone."""
+        found = []
+        with self.path.open("rb") as file:
+            file.seek(self._at)
+            while len(head := file.read(12)) == 12:
+                (length,) = struct.unpack("<Q", head[:8])
+                if head[8:] != _checksum(head[:8]):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                body = file.read(length + 4)
+                if len(body) < length + 4:
+                    break
+                event = body[:length]
+                if body[length:] != _checksum(event):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                self._at += 12 + length + 4
+                fields = dict(_fields(event))
+                if 5 in fields:
+                    found.append(Point(int(fields.get(2, 0)), _values(fields[5])))
+        return found
+
+
+def events_in(workbench: Path) -> list[Path]:
+    """The event files of a training, oldest first: one that went on began another."""
+    return sorted((workbench / "events").glob("events.out.tfevents.*"))
+
+
+def _values(summary: bytes) -> dict[str, float]:
+    scalars = [dict(_fields(value)) for _, value in _fields(summary)]
+    return {scalar[1].decode(): scalar[2] for scalar in scalars}
 
 
 class WandbRun:
@@ -88,24 +137,12 @@ def open_curves(folder: Path) -> list[Curves]:
 
 def read_curves(folder: Path) -> list[dict[str, float]]:
     """What `EventFile` has written into `folder` so far, by step: {"step": …, "loss": …, and so on}. Several
-    files are one training that was interrupted. A record that is being written is passed over."""
+    files are one training that was interrupted; a damaged one is left out."""
     rows: dict[int, dict[str, float]] = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
-        data, at = file.read_bytes(), 0
-        while at + 12 <= len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = data[at + 12 : at + 12 + length]
-            at += length + 16
-            if at > len(data):
-                break
-            fields = dict(_fields(event))
-            if 5 not in fields:
-                continue
-            step = int(fields.get(2, 0))
-            row = rows.setdefault(step, {"step": step})
-            for _, value in _fields(fields[5]):
-                scalar = dict(_fields(value))
-                row[scalar[1].decode()] = scalar[2]
+        with suppress(ValueError):
+            for point in EventReader(file).read():
+                rows.setdefault(point.step, {"step": point.step}).update(point.values)
     return [rows[step] for step in sorted(rows)]
 
 

@@ -131,7 +131,8 @@ class ValueReport:
     def from_dict(found: Mapping[str, Any]) -> ValueReport:
         """What `to_dict` gave, whatever else stands beside it."""
         names = [f.name for f in fields(ValueReport) if f.name in found]
-        return ValueReport(**{n: float("nan") if found[n] is None else found[n] for n in names})
+        values: dict[str, Any] = {n: float("nan") if found[n] is None else found[n] for n in names}
+        return ValueReport(**values)
 
 
 def check_found(found: Mapping[str, Any], gates: Gates, what: str) -> None:
