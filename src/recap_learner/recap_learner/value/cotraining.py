@@ -25,7 +25,8 @@ class CoTraining(Protocol):
     from the generator, so that a killed training ends where an unbroken one does. texts: all that a tokenizer
     of words must know."""
 
-    weight: float
+    @property
+    def weight(self) -> float: ...
 
     @property
     def texts(self) -> list[str]: ...
