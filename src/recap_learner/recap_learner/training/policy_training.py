@@ -197,7 +197,7 @@ class PolicyLoss:
         count = self._how.schedule.batch
         return torch.multinomial(self._odds, count, replacement=True, generator=generator).numpy()
 
-    def _look(self, step: int, rows: slice, pick: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _look(self, step: int, rows: slice, pick: np.ndarray) -> tuple[torch.Tensor, dict[str, Any]]:
         """Tokens (b, C, P, W) float32 or images (b, C, h, w, 3) uint8, and the other tensors of a batch."""
         if self._images is None:
             seen = torch.from_numpy(self._frames.tokens[pick].astype(np.float32))
@@ -208,9 +208,7 @@ class PolicyLoss:
         columns = {"state": state, "actions": chunk, "indicator": self._indicator[pick]}
         return seen.to(self._device), {name: tensor.to(self._device) for name, tensor in columns.items()}
 
-    def _batch(
-        self, model: VLA, pick: np.ndarray, seen: torch.Tensor, columns: dict[str, torch.Tensor]
-    ) -> Batch:
+    def _batch(self, model: VLA, pick: np.ndarray, seen: torch.Tensor, columns: dict[str, Any]) -> Batch:
         """As a model's tower sees it."""
         if self._images is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._how.tower == "trained"):

@@ -130,9 +130,8 @@ class ValueReport:
     @staticmethod
     def from_dict(found: Mapping[str, Any]) -> ValueReport:
         """What `to_dict` gave, whatever else stands beside it."""
-        names = [f.name for f in fields(ValueReport) if f.name in found]
-        values: dict[str, Any] = {n: float("nan") if found[n] is None else found[n] for n in names}
-        return ValueReport(**values)
+        known: dict[str, Any] = {f.name: found[f.name] for f in fields(ValueReport) if f.name in found}
+        return ValueReport(**{name: float("nan") if v is None else v for name, v in known.items()})
 
 
 def check_found(found: Mapping[str, Any], gates: Gates, what: str) -> None:
