@@ -178,7 +178,7 @@ def test_the_loop_does_not_feel_the_training_beside_it() -> None:
     """Missed ticks of a bring-up with and without `concurrent:=true`: shown, for they depend on the machine;
     what is held is that both ran, and that it trained."""
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/concurrent.py", "--minutes", "0.5", "--turns", "1"],
+        [sys.executable, ROOT / "benchmarks/beside_training.py", "--minutes", "0.5", "--turns", "1"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout, done.stderr[-2000:]
