@@ -1,6 +1,6 @@
 """Does the robot feel that its policy is being trained beside it? The last line is JSON.
 
-    python benchmarks/concurrent.py [--minutes 10] [--cores 1]
+    python benchmarks/beside_training.py [--minutes 10] [--cores 1]
 
 A simulated cell is brought up (`./recap up`) again and again, by turns without training and with
 `concurrent:=true`; in each, attempts follow one another and a person takes over at random moments. With it
