@@ -233,8 +233,18 @@ def test_a_lost_connection_shows_within_a_second(rig: ConsoleRig, page: Page) ->
         page.picture("lost")
     finally:
         console.send_signal(signal.SIGCONT)
+    print(f"the lost connection was shown after {took_ms:.0f} ms")
     assert took_ms < 1000.0
     page.wait("document.querySelector('#banner').className !== 'alarm'")
+
+
+def test_a_page_in_the_background_says_that_no_key_works_there(rig: ConsoleRig, page: Page) -> None:
+    page.page.evaluate("""() => { Object.defineProperty(document, 'hidden', { configurable: true,
+        get: () => true }); document.dispatchEvent(new Event('visibilitychange')); }""")
+    said = "/no key works here, not even E-STOP/"
+    page.wait(f"{said}.test(document.querySelector('#banner').innerText) && {said}.test(document.title)")
+    page.page.evaluate("() => { delete document.hidden; }")
+    page.wait("document.querySelector('#banner').hidden && !/no key/.test(document.title)")
 
 
 def test_a_browser_closed_in_a_takeover_leads_to_a_hold(rig: ConsoleRig, browser: Any, page: Page) -> None:
@@ -395,6 +405,7 @@ def test_a_reviewer_judges_with_the_keyboard_alone(rig: ConsoleRig, page: Page) 
         page.press(key)
     page.wait("document.querySelectorAll('#log div').length === 4")
     handling_s = time.monotonic() - begin
+    print(f"outcome, two criteria and the moment of failure: {handling_s:.1f} s of handling")
     assert handling_s < 5.0 or os.getloadavg()[0] > 2.0
     assert "Failure" in page.text("#verdict")
     page.picture("attempt")
@@ -432,7 +443,8 @@ def test_a_thousand_attempts_are_listed_sorted_and_found(rig: ConsoleRig, page: 
             """() => { const at = performance.now(); document.querySelector('th button').click();
             document.body.offsetHeight; return performance.now() - at; }"""
         )
-        assert took_ms < 2000.0
+        print(f"{ATTEMPTS} attempts were sorted anew in {took_ms:.0f} ms")
+        assert took_ms < 2000.0 or os.getloadavg()[0] > 2.0
         page.page.fill("#find", "copy_0999")
         page.wait("document.querySelectorAll('tr.row').length === 1")
     finally:
@@ -469,5 +481,6 @@ def test_a_slow_browser_shows_fewer_pictures_and_no_old_ones(rig: ConsoleRig, pa
     time.sleep(8.0)
     grown_mb = (int(memory.read_text().split()[1]) - before) * 4096 / 1e6
     session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+    print(f"the console grew by {grown_mb:.1f} MB in 8 s of a slow browser")
     assert grown_mb < 10.0
     page.wait("[...document.querySelectorAll('.camera .label')].some((one) => / Hz/.test(one.innerText))")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from recap.results import find_results
+from recap.results import find_results, main_line
 from recap_learner.data.episodes import ConversionError, read_info
 from recap_learner.evaluation.evaluation import read_evaluation
 from recap_learner.training.logs import read_curves
@@ -77,12 +77,14 @@ def _evaluations(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
         results, problems = find_results(run)
     except (OSError, ValueError, TypeError, KeyError) as error:
         return [], [str(error)]
+    tasks = {result.task for result in results}
+    main = [id(one) for task in tasks for one in main_line([r for r in results if r.task == task])]
     shown = [
         {
             "policy": result.title,
             "task": result.task,
             "iteration": result.iteration,
-            "main": result.method in ("sft", "recap") and result.plain and not result.old,
+            "main": id(result) in main,
             "asked": "" if result.plain else f"{result.indicator}, β {result.beta:g}",
             "old": result.old,
             "source": result.evaluation.source,

@@ -87,7 +87,7 @@ export function page(root, [wanted]) {
   const how = (one) => (one.stage ? (known(one.by) ? say("by_policy", one.by ? `π${one.by}` : "SFT") : say(one.stage)) : say(one.source));
 
   function results(evaluations, collected) {
-    const row = (one) => [name(one), one.iteration, how(one), one.attempts,
+    const row = (one) => [el("span", { title: one.file }, name(one)), one.iteration, how(one), one.attempts,
       interval(one.success, one.success_ci95, 100, 0, " %"), interval(one.throughput_per_hour, one.throughput_ci95, 1, 0, ""),
       interval(one.correction_share, one.correction_share_ci95, 100, 0, " %"), interval(one.mean_s, one.mean_s_ci95, 1, 1, " s"), interval(one.mean_success_s, one.mean_success_s_ci95, 1, 1, " s"),
       one.old ? say("old") : ""];
