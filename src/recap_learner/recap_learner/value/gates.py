@@ -131,7 +131,8 @@ class ValueReport:
     def from_dict(found: Mapping[str, Any]) -> ValueReport:
         """What `to_dict` gave, whatever else stands beside it."""
         known: dict[str, Any] = {f.name: found[f.name] for f in fields(ValueReport) if f.name in found}
-        return ValueReport(**{name: float("nan") if v is None else v for name, v in known.items()})
+        values: dict[str, Any] = {name: float("nan") if v is None else v for name, v in known.items()}
+        return ValueReport(**values)
 
 
 def check_found(found: Mapping[str, Any], gates: Gates, what: str) -> None:
