@@ -27,6 +27,7 @@ from killed_run import HOW, POLICY, SHORT, VALUE, MadeUpCell
 from recap_learner.arms import ArmError
 from recap_learner.improve import Improvement, improve, next_iteration
 from recap_learner.iteration import judge, notices
+from recap_learner.lesson import Lesson
 from recap_learner.stages import StageError
 from recap_learner.value.gates import GateError, Gates, warnings
 from recap_learner.value.mixture import Mixture
@@ -176,6 +177,38 @@ def test_the_learner_node_goes_on_where_the_run_is(tmp_path: Path) -> None:
     assert next_iteration(tmp_path) == 2
     with pytest.raises(FileNotFoundError, match="wanted the run's pre-trained vision, found nothing"):
         improve(tmp_path / "empty", 1, [tmp_path / "new"], TINY.improvement)
+
+
+def test_an_iteration_goes_on_from_the_last_with_a_share_of_what_is_new(tmp_path: Path) -> None:
+    killed_run.run(tmp_path, replace(TINY, iterations=0))
+    store, older = tmp_path / "episodes", tuple(f"a{seed:03d}" for seed in range(6))
+    for k in (1, 2):
+        fresh = tuple(f"a{100 * k + number}" for number in range(4))
+        for name in fresh:
+            (store / f"{name}.episode.parquet").write_text(f"{name[1:]} {killed_run.TASK}")
+        how = TINY.improvement.with_fresh_share(0.5)
+        improve(tmp_path, k, [], how, converted=Lesson(older, fresh), start="last")
+        older += fresh
+    lineage = read(tmp_path / "iteration_02" / "policy").lineage
+    assert lineage["start"].endswith("iteration_01/policy") and len(lineage["episodes"]) == 14
+    assert read(tmp_path / "iteration_01" / "policy").lineage["start"].endswith("pretrain/policy")
+    settings = _manifest(tmp_path)["iteration_02.policy"]["settings"]
+    assert settings[0]["PolicyTraining"]["fresh_share"] == 0.5 and settings[-1] == list(fresh)
+    assert _manifest(tmp_path)["iteration_02.episodes"]["result"]["episodes"] == 14
+
+
+def test_a_batch_of_the_policy_has_its_share_of_what_is_new(frames, vision) -> None:
+    from recap_learner.training.policy_training import PolicyLoss, _fresh
+
+    chunks, new = torch.from_numpy(frames.chunks()), frames.episode == 2
+    model = _fresh(frames, chunks, POLICY, vision, 0)
+    how = replace(POLICY, fresh_share=0.75, schedule=replace(SHORT, batch=4000))
+    positive = (np.arange(len(frames)) % 2).astype(np.int8)
+    device = torch.device("cpu")
+    loss = PolicyLoss(model, frames, chunks, positive, how, device, fresh=new)
+    assert new[loss._pick(torch.Generator().manual_seed(0))].mean() == pytest.approx(0.75, abs=0.03)
+    with pytest.raises(ValueError, match=r"a share of 0\.75 is to be fresh, wanted frames of both kinds"):
+        PolicyLoss(model, frames, chunks, positive, how, device)
 
 
 def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:

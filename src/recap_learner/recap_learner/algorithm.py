@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recap_learner.arms import arm
 from recap_learner.improve import Improvement
+from recap_learner.lesson import STARTS
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Made
 from recap_learner.training.policy_training import PolicyTraining
@@ -15,8 +16,6 @@ from recap_learner.training.vision_training import VisionTraining
 from recap_learner.value.gates import Gates
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
-
-STARTS = ("pretrained", "last")
 
 
 @dataclass(frozen=True)

@@ -191,11 +191,12 @@ def fit_policy(
     arm: Arm = RECAP,
     labels: Sequence[Path] = (),
     pretrained_labels: Sequence[Path] = (),
+    fresh: Callable[[Episode], bool] | None = None,
 ) -> dict[str, Any]:
     """Train the policy of this round as an arm does, into <folder>/policy → first and last losses.
 
     labels: sidecars with the advantage and indicator of this round; pretrained_labels: those of the
-    pre-training. Frames that none covers have advantage 0 and are not positive.
+    pre-training. Frames that none covers have advantage 0 and are not positive. fresh: as `fit_value`'s.
     """
     # While the arbiter holds nobody acts: nothing to imitate.
     acted = np.array(
@@ -205,6 +206,7 @@ def fit_policy(
     rows = np.flatnonzero(acted)[lesson.keep]
     frames, indicator = frames.where(rows), lesson.indicator[lesson.keep]
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
+    new = np.array([fresh(e) for e in frames.episodes])[frames.episode] if fresh else None
     lineage |= {"arm": {"name": arm.name, "asked": arm.asked, **asdict(arm)}}
     log = train_policy(
         frames,
@@ -219,6 +221,7 @@ def fit_policy(
         arm=arm,
         weight=lesson.weight[lesson.keep],
         advantage=lesson.advantage[lesson.keep],
+        fresh=new,
     )
     positive = float((indicator == POSITIVE).mean())
     return {"frames": len(frames), "positive": positive, "first": log[0], "last": log[-1]}

@@ -15,7 +15,7 @@ from is the business of a `Cell` (cell.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
 from recap_learner.cell import Cell, Collection, Order
-from recap_learner.data.episodes import SUFFIX, EpisodeInfo
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_learner.data.judgements import LOG as JUDGEMENTS
 from recap_learner.iteration import (
@@ -111,12 +111,13 @@ class Rounds:
             bags.append(self._collect(name, what, order, (policy, value) if what.alone else (policy,)))
         return [self.episodes(task, k, *bags)]
 
-    def episodes(self, task: str, k: int, *bags: Made) -> Made:
+    def episodes(self, task: str, k: int, *bags: Made, converted: Sequence[Path] = ()) -> Made:
         """Convert, and look at every frame with the tower. → episode files, in an order that does not depend
-        on when they were recorded"""
+        on when they were recorded. converted: those that are in the store already."""
+        given = [self.stages.given("converted attempts", converted)] if converted else []
 
         def work(report: Report) -> dict[str, Any]:
-            files: list[Path] = []
+            files = list(converted)
             problems: list[str] = []
             for one in bags:
                 folders = [self.run / out for out in one.record["outputs"]]
@@ -132,7 +133,7 @@ class Rounds:
             f"Attempts to episodes{self._of(task, k)}",
             work,
             settings=None,
-            inputs=[*bags, *self._towers()],
+            inputs=[*bags, *given, *self._towers()],
             outputs=lambda result: [self.run / name for name in result["files"]],
         )
 
@@ -146,11 +147,12 @@ class Rounds:
         seed: int,
         gates: Gates | None = None,
         captions: Path | None = None,
+        fresh: Sequence[str] | None = None,
     ) -> Made:
-        """Of the mixture's fresh share are the iteration's own attempts; before the first there are none.
+        """fresh: ids of the episodes that a fresh share is of, in `policy` too; None: the iteration's own
+        attempts. Before the first iteration nothing is fresh.
         gates: no reason to train anew. captions: to co-train on. Raises GateError where it fails gates."""
         folder, before = self.folder(task, k), self._output(start, "value") if start else None
-        new = _names(data[-1])
         if not k:
             how = replace(how, mixture=replace(how.mixture, fresh_share=None))
 
@@ -161,7 +163,7 @@ class Rounds:
                 beside = Captions.from_parquet(captions, tower, tower.config.image_size)
             found = fit_value(
                 *(frames, folder, before, how, seed, report),
-                fresh=lambda episode: episode.info.id in new, cotraining=beside,
+                fresh=_among(_names(data[-1]) if fresh is None else fresh), cotraining=beside,
             )  # fmt: skip
             return {**found, "notices": notices(frames)}
 
@@ -169,7 +171,7 @@ class Rounds:
             self._name(task, k, "pretrain_value" if task is None else "value"),
             "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
             work,
-            settings=[how, seed],
+            settings=[how, seed, *([sorted(fresh)] if fresh else [])],
             inputs=[*self._learning(data, start), *([captions] if captions else [])],
             outputs=[folder / "value", folder / VALUES],
             leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
@@ -209,9 +211,12 @@ class Rounds:
         seed: int,
         beside_arm: bool = False,
         pretrained: Made | None = None,
+        fresh: Sequence[str] | None = None,
     ) -> Made:
         """beside_arm: not the iteration's own policy but one to compare it with."""
         folder = self.folder(task, k)
+        if not k:
+            how = replace(how, fresh_share=None)
         name = "pretrain_policy" if task is None else "sft" if k == 0 else "policy"
         title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
         if beside_arm:
@@ -220,7 +225,7 @@ class Rounds:
             title = find_arm(arm).title
         return self._policy(
             *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
-            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed),
+            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed, fresh),
         )
 
     def generalist(
@@ -257,20 +262,22 @@ class Rounds:
     def _policy(
         self, name: str, title: str, folder: Path, data: Sequence[Made], start: Made | None, arm: Arm,
         labels: Sequence[Made], pretrained: Sequence[Made], how: PolicyTraining, seed: int,
+        fresh: Sequence[str] | None = None,
     ) -> Made:  # fmt: skip
         before, out = self._output(start, "policy") if start else None, folder / "policy"
 
         def work(report: Report) -> dict[str, Any]:
-            files = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            own, before_them = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            frames, new = self._frames(data), _among(_names(data[-1]) if fresh is None else fresh)
             return fit_policy(
-                self._frames(data), folder, before, self._vision, how, seed, report, arm, *files
+                frames, folder, before, self._vision, how, seed, report, arm, own, before_them, new
             )
 
         return self.stages.stage(
             name,
             title,
             work,
-            settings=[how, seed, {"arm": arm.name}, arm],
+            settings=[how, seed, {"arm": arm.name}, arm, *([sorted(fresh)] if fresh else [])],
             inputs=[*self._learning(data, start), *labels, *pretrained],
             outputs=[out],
             leftovers=[out, *_workbench(out)],
@@ -337,6 +344,11 @@ class Rounds:
 def _names(episodes: Made) -> set[str]:
     """Ids of the episodes that a stage converted."""
     return {Path(out).name.removesuffix(SUFFIX) for out in episodes.record["outputs"]}
+
+
+def _among(ids: Iterable[str]) -> Callable[[Episode], bool]:
+    names = frozenset(ids)
+    return lambda episode: episode.info.id in names
 
 
 def _workbench(out: Path) -> list[Path]:

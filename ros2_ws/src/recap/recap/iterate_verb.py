@@ -52,7 +52,7 @@ def iterate(
     ] = "",
     fresh_share: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Of a value's batches, the share of the iteration's own attempts."),
+        typer.Option(min=0, max=1, help="Of a batch, the share of the iteration's own attempts."),
     ] = None,
     cotraining: Annotated[
         Path | None,
@@ -148,10 +148,10 @@ def settings(
     arms = [name for name in compare.replace(",", " ").split() if name]
     if arms == ["all"]:
         arms = [name for name in ARMS if name != extract]
-    value, again = base.improvement.value, base.improvement
-    again = replace(
-        again, seed=seed, value=replace(value, mixture=replace(value.mixture, fresh_share=fresh_share))
-    )
+    again = base.improvement
+    if fresh_share is not None:
+        again = again.with_fresh_share(fresh_share)
+    again = replace(again, seed=seed)
     base = replace(base, improvement=again, seed=seed, gates=Gates() if gates == "fail" else None)
     try:
         if captions is not None:

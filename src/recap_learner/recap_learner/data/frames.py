@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from recap_learner.data.store import load_judged
 from recap_policy.checkpoint import load_vision, vision_identity
 from recap_policy.vision import VisionTower
 from recap_station.files import replace_file
+from recap_station.parent import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,12 @@ def load_frames(
     tower = vision_identity(vision) if vision else ""
     folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if vision and not _cache(folder, file).exists()]
-    if missing:
+    if vision and 0 < len(missing) <= _FEW:  # sooner done than processes are started
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the processes: the same tokens bit for bit
+        _encode(load_vision(vision), folder, missing)
+        torch.set_num_threads(threads)
+    elif missing:
         shards = np.array_split(np.array([str(m) for m in missing]), max(1, len(missing) // 4))
         context = get_context("spawn")
         done = 0
@@ -145,6 +152,7 @@ def _cache(folder: Path, file: Path) -> Path:
     return folder / f"{file.name.split('.')[0]}.{key}.npy"
 
 
+_FEW = 4
 _tower: VisionTower
 _folder: Path
 
@@ -152,15 +160,20 @@ _folder: Path
 def _start_worker(vision: str, folder: str) -> None:
     global _tower, _folder
     os.nice(5)
+    end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
     torch.set_num_threads(1)
     _tower = load_vision(Path(vision))
     _folder = Path(folder)
 
 
-@torch.no_grad()
 def _encode_shard(files: list[str]) -> int:
-    for name in files:
-        file = Path(name)
+    _encode(_tower, _folder, [Path(name) for name in files])
+    return len(files)
+
+
+@torch.no_grad()
+def _encode(tower: VisionTower, folder: Path, files: Sequence[Path]) -> None:
+    for file in files:
         episode = load_episode(file)
         ticks = frame_ticks(episode)
         bag = episode.info.bag_in(file.parent)
@@ -169,11 +182,10 @@ def _encode_shard(files: list[str]) -> int:
             wanted = episode.image[camera][ticks]
             unique, back = np.unique(wanted, return_inverse=True)
             images = np.stack(list(read_images(bag, camera, unique, episode.info.streams)))
-            tokens = [_tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
+            tokens = [tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
             by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
         stacked = np.stack(by_camera, axis=1)
-        replace_file(_cache(_folder, file), partial(_save, stacked))
-    return len(files)
+        replace_file(_cache(folder, file), partial(_save, stacked))
 
 
 def _save(data: np.ndarray, path: Path) -> None:

@@ -19,6 +19,7 @@ from recap_learner.data.frames import Frames
 from recap_learner.data.samples import LoaderConfig
 from recap_learner.training.distributed import crew, generator_of, parts
 from recap_learner.training.training import Computation, Progress, Schedule, fit
+from recap_learner.value.mixture import share_out
 from recap_policy.checkpoint import load_policy, load_vision, save_policy, tower_identity
 from recap_policy.config import vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
@@ -36,6 +37,7 @@ class PolicyTraining(Computation):
     indicator_dropout: share of examples trained without the indicator (paper: 0.3).
     positive_share: if set, positives are drawn so that they make up this share of every batch;
     otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples.
+    fresh_share: share of a batch drawn from fresh episodes, as `Mixture`'s; None: as many as there are.
     tokenizer: Gemma's tokenizer.json, for a fresh policy whose table is Gemma's.
 
     tower: where image tokens come from. "cached": all are in memory, made once by a tower that stays as it
@@ -51,6 +53,7 @@ class PolicyTraining(Computation):
     draws: int = 2
     indicator_dropout: float = 0.3
     positive_share: float | None = None
+    fresh_share: float | None = None
     tokenizer: str | None = None
     tower: str = "cached"
     loader_workers: int = 2
@@ -83,12 +86,14 @@ def train_policy(
     arm: Arm = RECAP,
     weight: np.ndarray | None = None,
     advantage: np.ndarray | None = None,
+    fresh: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Train π on `frames` and save it in `out` → the log.
 
     indicator: (F,) int8, 1 positive, 0 negative, -1 absent; start: the checkpoint to fine-tune (its
     normalisers are kept), None for a fresh policy on the vision tower in folder `vision`. arm: whose
-    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike.
+    objective is minimised; weight, advantage: (F,) float32 of its `Lesson`, None: all alike. fresh: (F,)
+    bool, what how.fresh_share is of.
 
     A killed training that is started again goes on where it was; see `fit` for what it raises. Raises
     ValueError where the frames' tokens are of another tower than the policy's.
@@ -102,7 +107,7 @@ def train_policy(
         )
     model.vision.requires_grad_(how.tower == "trained")
     placement = how.prepare(model)
-    loss = PolicyLoss(model, frames, indicator, how, placement.device, seed, arm, weight, advantage)
+    loss = PolicyLoss(model, frames, indicator, how, placement.device, seed, arm, weight, advantage, fresh)
     workbench = out.parent / "training" / out.name
     with closing(loss):
         log = fit(
@@ -130,11 +135,15 @@ class PolicyLoss:
         arm: Arm = RECAP,
         weight: np.ndarray | None = None,
         advantage: np.ndarray | None = None,
+        fresh: np.ndarray | None = None,
     ) -> None:
         self._model, self._frames, self._how, self._device, self._arm = model, frames, how, device, arm
         self._indicator = torch.from_numpy(indicator.astype(np.int64))
         self._stages, self._prompts = frames.stages, frames.prompts
-        self._odds = torch.from_numpy(_odds(indicator == 1, how.positive_share))
+        odds = _odds(indicator == 1, how.positive_share)
+        if how.fresh_share is not None:
+            odds = share_out(odds, np.zeros(len(odds), bool) if fresh is None else fresh, how.fresh_share)
+        self._odds = torch.from_numpy(odds)
         self._weight = _column(weight, np.ones(len(frames), np.float32))
         self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
         self.reference = Reference(model, arm.refresh) if arm.refresh else None
@@ -210,7 +219,9 @@ class PolicyLoss:
             prompt=self._prompts[pick].tolist(),
             subtask=self._stages[pick].tolist(),
             camera_mask=camera_mask,
-            **columns,
+            state=columns["state"],
+            actions=columns["actions"],
+            indicator=columns["indicator"],
         )
 
 

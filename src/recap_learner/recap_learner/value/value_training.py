@@ -229,10 +229,12 @@ def _draw(
     frames: Frames, train: np.ndarray, how: ValueTraining, fresh: np.ndarray | None
 ) -> Callable[[torch.Generator], np.ndarray]:
     """A batch of places among the training frames, evenly or by the mixture."""
-    count, batch = len(train), how.schedule.batch
-    if how.mixture.even:
+    count, batch, mixture, own = len(train), how.schedule.batch, how.mixture, frames.where(train)
+    if fresh is not None and len(np.unique(fresh[own.episode])) < 2:
+        mixture = replace(mixture, fresh_share=None)  # all that is fresh, or all that is not, is held out
+    if mixture.even:
         return lambda generator: torch.randint(count, (batch,), generator=generator).numpy()
-    up_to = np.cumsum(frame_odds(frames.where(train), how.mixture, fresh))
+    up_to = np.cumsum(frame_odds(own, mixture, fresh))
 
     def drawn(generator: torch.Generator) -> np.ndarray:
         place = torch.rand(batch, generator=generator, dtype=torch.float64).numpy() * up_to[-1]
