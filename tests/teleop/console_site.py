@@ -48,6 +48,10 @@ class Cell:
         self.asked.append("cancel_training")
         return granted(("training is being cancelled", True))
 
+    def decide(self, checkpoint: str, accept: bool, who: str) -> Future[tuple[str, bool]]:
+        self.asked.append(f"decide {checkpoint} {accept} {who}")
+        return granted(("accepted", True))
+
     def training_steps(self) -> Future[dict[str, int]]:
         return granted({"value_steps": 7})
 

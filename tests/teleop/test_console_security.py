@@ -86,7 +86,7 @@ def test_a_name_that_was_pointed_at_this_machine_is_refused(site: Site, host: st
     "path",
     [
         "/api/do/estop", "/api/control/take", "/api/attempts/x/judgement", "/api/attempts/convert",
-        "/api/train/plan", "/api/train/start", "/api/train/cancel",
+        "/api/train/plan", "/api/train/start", "/api/train/cancel", "/api/train/decide",
     ],
 )  # fmt: skip
 def test_what_changes_something_is_a_post(site: Site, method: str, path: str) -> None:
@@ -109,7 +109,8 @@ def test_what_changes_something_is_a_post(site: Site, method: str, path: str) ->
     ],
 )
 @pytest.mark.parametrize(
-    "path", ["/api/do/estop", "/api/train/plan", "/api/train/start", "/api/train/cancel"]
+    "path",
+    ["/api/do/estop", "/api/train/plan", "/api/train/start", "/api/train/cancel", "/api/train/decide"],
 )
 def test_another_page_cannot_press_a_button(site: Site, headers: dict[str, str], path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)

@@ -16,6 +16,7 @@ pytest.importorskip("uvicorn")
 from console_site import Locked, Site, join
 
 from recap_teleop.board import Line, NodeSeen
+from recap_teleop.console.feed import Withheld
 from recap_teleop.console.security import Door
 from recap_teleop.console.training import training
 
@@ -108,6 +109,30 @@ def test_only_who_is_in_control_starts_and_cancels(site: Site) -> None:
         await second.close()
 
     asyncio.run(act())
+
+
+def test_a_checkpoint_that_is_withheld_wants_the_word_of_who_is_in_control(site: Site) -> None:
+    async def act() -> None:
+        first, ana = await join(site, "ana")
+        second, ben = await join(site, "ben")
+        site.console.control.ask(ana["you"], 0.0)
+
+        async def says(who: dict[str, Any], **body: Any) -> int:
+            return (await asyncio.to_thread(press, site, who, "decide", body))[0]
+
+        assert await says(ana, checkpoint="/runs/demo/p", accept=True) == 409, "nothing is withheld"
+        site.cell.feed.withheld = Withheld("/runs/demo/p", ("spearman is 0.1",))
+        assert await says(ben, checkpoint="/runs/demo/p", accept=True) == 409
+        assert await says({"key": "guessed"}, checkpoint="/runs/demo/p", accept=True) == 409
+        assert await says(ana, checkpoint="/runs/demo/older", accept=True) == 409, "another was judged"
+        assert await says(ana, checkpoint="/runs/demo/p", accept="yes") == 409
+        assert site.cell.asked == []
+        assert await says(ana, checkpoint="/runs/demo/p", accept=True) == 200
+        await first.close()
+        await second.close()
+
+    asyncio.run(act())
+    assert site.cell.asked == ["decide /runs/demo/p True ana"]
 
 
 def test_the_learner_s_line_says_how_a_training_stands() -> None:

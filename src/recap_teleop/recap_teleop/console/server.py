@@ -57,6 +57,9 @@ class Cell(Protocol):
 
     def cancel_training(self) -> Future[tuple[str, bool]]: ...
 
+    def decide(self, checkpoint: str, accept: bool, who: str) -> Future[tuple[str, bool]]:
+        """Give the learner a person's word on the checkpoint that it withholds."""
+
     def training_steps(self) -> Future[dict[str, int]]:
         """Optimiser steps that the learner was told, by parameter."""
 

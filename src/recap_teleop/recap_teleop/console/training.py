@@ -37,13 +37,17 @@ class Trainings:
             Route("/api/train/plan", self.plan, methods=["POST"]),  # costs seconds: no other page may ask
             Route("/api/train/start", self.start, methods=["POST"]),
             Route("/api/train/cancel", self.cancel, methods=["POST"]),
+            Route("/api/train/decide", self.decide, methods=["POST"]),
         ]
 
     def to_dict(self) -> dict[str, Any] | None:
         """How the training stands, and of one that was started here its run, its iteration, since when [s on
-        the steady clock] and how long it was expected to take; None where no learner is heard."""
-        seen = training(self._console.cell.feed.nodes)
-        return seen and {**seen, **self._started}
+        the steady clock] and how long it was expected to take; the checkpoint that is withheld, and why. None
+        where no learner is heard."""
+        feed = self._console.cell.feed
+        seen = training(feed.nodes)
+        withheld = {"withheld": feed.withheld.checkpoint, "reasons": feed.withheld.reasons}
+        return seen and {**seen, **self._started, **withheld}
 
     async def plan(self, call: Call) -> Response:
         _, given = await self._console.asked(call)
@@ -94,6 +98,21 @@ class Trainings:
             self._console.cell.cancel_training(), ("the learner does not answer", False)
         )
         return self._told(viewer, "cancel_training", *answer)
+
+    async def decide(self, call: Call) -> Response:
+        """{"checkpoint", "accept"}: the page names the one that its reader has judged."""
+        viewer, given = await self._may(call, "decide")
+        if isinstance(given, Response):
+            return given
+        checkpoint, accept = given.get("checkpoint"), given.get("accept")
+        withheld = self._console.cell.feed.withheld.checkpoint
+        if not checkpoint or checkpoint != withheld or not isinstance(accept, bool):
+            return refused(409, f"checkpoint {checkpoint!r}: withheld is {withheld or 'none'}")
+        who = self._console.control.name(viewer.who)
+        answer = await self._answer(
+            self._console.cell.decide(checkpoint, accept, who), ("the learner does not answer", False)
+        )
+        return self._told(viewer, "decide", *answer)
 
     async def _may(self, call: Call, action: str) -> tuple[Viewer, Any]:
         """The page that asks, if it is in control, and what it says; or the response that refuses it."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimate
+from recap_interfaces.msg import ActionChunk, ControlMode, Episode, LearnerState, ValueEstimate
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Bool
 
@@ -28,7 +28,7 @@ from recap_station.nodes.base import OK, Param, RecapNode, Status, run
 from recap_teleop.board import Board, wanted_topics
 from recap_teleop.console.archive import Archive
 from recap_teleop.console.control import BEAT_S, Holds
-from recap_teleop.console.feed import Feed, Policy
+from recap_teleop.console.feed import Feed, Policy, Withheld
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.security import Door
 from recap_teleop.console.server import Console
@@ -91,6 +91,7 @@ class ConsoleNode(RecapNode):
         hear(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         hear(ValueEstimate, topics.VALUE, self._on_value, qos.EVENT)
         hear(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
+        hear(LearnerState, topics.LEARNER_STATE, self._on_learner, qos.LATCHED)
         for topic in (topics.POLICY_COMMAND, topics.TELEOP_COMMAND):
             self._hearing.watch(topic, topics.JOINT_STATE_TYPE)
         for index, camera in enumerate(station.camera_names):
@@ -125,6 +126,9 @@ class ConsoleNode(RecapNode):
 
     def cancel_training(self) -> Future[tuple[str, bool]]:
         return self._wish(self._learner.cancel)
+
+    def decide(self, checkpoint: str, accept: bool, who: str) -> Future[tuple[str, bool]]:
+        return self._wish(partial(self._learner.decide, checkpoint, accept, who))
 
     def training_steps(self) -> Future[dict[str, int]]:
         return self._wish(self._learner.steps)
@@ -206,6 +210,9 @@ class ConsoleNode(RecapNode):
 
     def _on_value(self, message: ValueEstimate, at_s: float) -> None:
         self.feed.value(message.value, at_s)
+
+    def _on_learner(self, message: LearnerState, at_s: float) -> None:
+        self.feed.withheld = Withheld(message.withheld, tuple(message.reasons))
 
     def _on_episode(self, message: Episode, at_s: float) -> None:
         self.feed.began(message.id)

@@ -12,6 +12,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from recap_interfaces.action import Train
+from recap_interfaces.srv import DecideCheckpoint
 
 ABSENT = "no learner is there"
 STEPS = ("value_steps", "policy_steps")  # parameters of the learner
@@ -27,6 +28,7 @@ class Learner:
         self._train = ActionClient(node, Train, "train")
         # Also one that somebody else has started, or a console that is gone.
         self._cancel = node.create_client(CancelGoal, "train/_action/cancel_goal")
+        self._decide = node.create_client(DecideCheckpoint, "decide_checkpoint")
         self._parameters = node.create_client(GetParameters, "learner/get_parameters")
 
     def destroy(self) -> None:
@@ -63,6 +65,18 @@ class Learner:
             done(ABSENT, False)
             return
         self._cancel.call_async(CancelGoal.Request()).add_done_callback(answered)  # no goal named: all
+
+    def decide(self, checkpoint: str, accept: bool, who: str, done: Done) -> None:
+        """A person's word on a checkpoint that is withheld."""
+
+        def answered(future: Any) -> None:
+            done(future.result().message, future.result().success)
+
+        if not self._decide.service_is_ready():
+            done(ABSENT, False)
+            return
+        word = DecideCheckpoint.Request(checkpoint=checkpoint, accept=accept, who=who, why="at the console")
+        self._decide.call_async(word).add_done_callback(answered)
 
     def steps(self, done: Callable[[dict[str, int]], None]) -> None:
         """Optimiser steps that the learner was told, by parameter; what it does not have is left out."""

@@ -22,6 +22,11 @@ export function nextCard(run) {
   const last = el("span.muted", { id: "last-training" });
   const working = el("div", el("div.bar", bar), el("div.filters", doing, cancel));
   const idle = el("div.filters", next, last);
+  const withheld = el("div", { id: "withheld", hidden: true }), reasons = el("p.bad");
+  const accept = el("button.wrong", { type: "button", id: "accept", onclick: () => decide(true) }, say("accept_anyway"));
+  withheld.append(reasons, el("div.filters", accept, el("button", { type: "button", id: "leave", onclick: () => decide(false) }, say("leave_it"))));
+  element.append(withheld);
+  let meant = -1e9; // since when it is asked whether a bad checkpoint is really wanted
   let plan = null, sure = -1e9, shown = "";
 
   async function ask() {
@@ -49,6 +54,13 @@ export function nextCard(run) {
     put(problem, answer.ok ? "" : answer.text);
   }
 
+  async function decide(accepts) {
+    if (accepts && performance.now() - meant > SURE_MS) { meant = performance.now(); state(); return; }
+    meant = -1e9;
+    const answer = await post("/api/train/decide", { checkpoint: link.state.training.withheld, accept: accepts });
+    put(problem, answer.ok ? "" : answer.text);
+  }
+
   function told() {
     const does = {
       episodes: say("does_episodes", plan.attempts, plan.new), value: say("does_value", plan.value_steps),
@@ -68,6 +80,11 @@ export function nextCard(run) {
   function state() {
     const now = link.state?.training, face = !now ? "absent" : now.busy ? "busy" : plan ? "plan" : "idle";
     if (face === "busy") plan = null;
+    withheld.hidden = !now?.withheld;
+    if (now?.withheld) {
+      put(reasons, say("withheld", now.withheld.split("/").slice(-2).join("/"), now.reasons.join("; ")));
+      put(accept, say(performance.now() - meant < SURE_MS ? "accept_sure" : "accept_anyway"));
+    }
     if (face !== shown) {
       shown = face;
       body.replaceChildren({ absent: el("p.muted", say("no_learner")), busy: working, plan: plan && told(), idle }[face], problem);
