@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from recap_learner.arms import Arm, Judged
 from recap_learner.arms.base import POSITIVE
-from recap_learner.data.episodes import Episode, EpisodeInfo, convert_bags, read_info
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo, convert_bags, read_info
 from recap_learner.data.frames import Frames, load_frames
 from recap_learner.data.store import Store
 from recap_learner.training.policy_training import RECAP, PolicyTraining, train_policy
@@ -48,8 +48,12 @@ def convert(
 
     Files come in the order of their start states' seeds, not of when they were recorded: with equal attempts
     a run that was broken off and one that was not then draw the same batches.
+    Attempts that were recorded as episode files, without bags, are taken as they are.
     Raises ValueError if no bag can be used.
     """
+    files = [file for folder in bags if folder.is_dir() for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    if files:
+        return sorted(files, key=lambda file: (read_info(file).seed, file.name)), []
     files, problems = convert_bags(bags, store, progress, workers=workers)
     if not files:
         raise ValueError(f"none of {len(problems)} bags can be used; the first: {problems[0]}")

@@ -108,13 +108,7 @@ def check_observations(
 
     Raises ObservationError on a missing or misshapen image and on a state that is misshapen or not finite.
     """
-    if states.shape != (len(images), station.dof):
-        raise ObservationError(f"states are {states.shape}, wanted {(len(images), station.dof)}")
-    if not np.isfinite(states).all():
-        row, joint = np.argwhere(~np.isfinite(states))[0]
-        raise ObservationError(
-            f"state of joint {station.joint_names[joint]} is {states[row, joint]}, wanted a number"
-        )
+    check_states(states, len(images), station)
     for views in images:
         for camera in station.cameras:
             wanted = (camera.height, camera.width, 3)
@@ -125,3 +119,14 @@ def check_observations(
                 raise ObservationError(
                     f"image of {camera.name} is {found.shape} {found.dtype}, wanted {wanted} uint8"
                 )
+
+
+def check_states(states: np.ndarray, rows: int, station: Station) -> None:
+    """Raises ObservationError unless states are (rows, dof) and finite."""
+    if states.shape != (rows, station.dof):
+        raise ObservationError(f"states are {states.shape}, wanted {(rows, station.dof)}")
+    if not np.isfinite(states).all():
+        row, joint = np.argwhere(~np.isfinite(states))[0]
+        raise ObservationError(
+            f"state of joint {station.joint_names[joint]} is {states[row, joint]}, wanted a number"
+        )

@@ -23,8 +23,8 @@ from recap_learner.data.episodes import Episode, load_episode, read_images
 from recap_learner.data.judgements import read_judgements
 from recap_learner.data.samples import HORIZON, frame_ticks
 from recap_learner.data.store import load_judged
-from recap_policy.checkpoint import load_vision, vision_identity
-from recap_policy.vision import VisionTower
+from recap_policy.checkpoint import Tower, load_vision, vision_identity
+from recap_policy.objects import ObjectTower
 from recap_station.files import replace_file
 
 
@@ -101,6 +101,10 @@ def load_frames(
 ) -> Frames:
     """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`."""
     tower = vision_identity(vision)
+    if isinstance(objects := load_vision(vision), ObjectTower):
+        episodes = load_judged(files)
+        tokens = [_see_objects(objects, e) for e in episodes]
+        return _frames(files, episodes, tower, tokens)
     folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if not _cache(folder, file).exists()]
     if missing:
@@ -112,12 +116,18 @@ def load_frames(
                 done += count
                 if progress:
                     progress(done / len(missing), f"{done}/{len(missing)} episodes seen")
-    episodes = load_judged(files)
+    return _frames(files, load_judged(files), tower, [np.load(_cache(folder, file)) for file in files])
+
+
+def _frames(
+    files: Sequence[Path], episodes: list[Episode], tower: str, tokens: Sequence[np.ndarray]
+) -> Frames:
     ticks = [frame_ticks(episode) for episode in episodes]
+    episodes = [replace(e, objects=np.empty((len(e), 0), np.float32)) for e in episodes]  # seen by now
     return Frames(
         episodes=episodes,
         tower=tower,
-        tokens=np.concatenate([np.load(_cache(folder, file)) for file in files]),
+        tokens=np.concatenate(tokens),
         state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
         episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
         tick=np.concatenate(ticks),
@@ -130,6 +140,18 @@ def load_frames(
     )
 
 
+@torch.no_grad()
+def _see_objects(tower: ObjectTower, episode: Episode) -> np.ndarray:
+    """(F, 1, P, W) float16. Raises ValueError on an episode without states of things."""
+    objects = episode.objects[frame_ticks(episode)] if episode.objects.size else np.empty((0, 0), np.float32)
+    if objects.shape[1:] != (tower.config.features,):
+        raise ValueError(
+            f"{episode.info.id}: states of {objects.shape[1]} numbers, wanted {tower.config.features}: "
+            "record attempts with observation 'state'"
+        )
+    return tower(torch.from_numpy(objects))[:, None].to(torch.float16).numpy()
+
+
 def _cache(folder: Path, file: Path) -> Path:
     # The file's size and time stand for its content: an episode file is written once.
     stat = file.stat()
@@ -137,7 +159,7 @@ def _cache(folder: Path, file: Path) -> Path:
     return folder / f"{file.name.split('.')[0]}.{key}.npy"
 
 
-_tower: VisionTower
+_tower: Tower
 _folder: Path
 
 

@@ -196,10 +196,11 @@ def _column(given: np.ndarray | None, default: np.ndarray) -> torch.Tensor:
 
 def _fresh(frames: Frames, chunks: torch.Tensor, how: PolicyTraining, vision: Path, seed: int) -> VLA:
     torch.manual_seed(seed)
-    shape = vla_config(how.config)
+    tower = load_vision(vision)
+    shape = replace(vla_config(how.config), vision=tower.config)
     texts = sorted({*frames.prompts, *frames.stages})
     model = VLA(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
-    model.vision.load_state_dict(load_vision(vision).state_dict())
+    model.vision.load_state_dict(tower.state_dict())
     is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
     model.fit_normalizers(chunks, torch.from_numpy(frames.state), is_gripper)
     return model
