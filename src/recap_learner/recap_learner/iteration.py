@@ -149,18 +149,21 @@ def make_labels(
     rule: LabelRule | Mapping[str, LabelRule],
     judged_by: Callable[[EpisodeInfo], bool],
     store: Path | None = None,
+    values_file: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
     rule: of all tasks, or by task. judged_by: the episodes whose autonomous frames a task's threshold is a
     quantile of. store: where each episode gets its labels under the tag `folder.name` too, for the loader,
-    exports and whoever looks. Raises ValueError on an episode without a value, and as `label_ticks`.
+    exports and whoever looks. values_file: where the values are not this folder's. Raises ValueError on an
+    episode without a value, and as `label_ticks`.
     """
     check_outcomes(frames.episodes)
-    values, failed, norms = load_values(folder / "values.npz")
+    file = values_file or folder / "values.npz"
+    values, failed, norms = load_values(file)
     if missing := [e.info.id for e in frames.episodes if e.info.id not in values]:
         raise ValueError(
-            f"{folder / 'values.npz'}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
+            f"{file}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
             "the value function on them too"
         )
     episodes = [

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recap_learner.arms import ARMS
 from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
@@ -61,9 +62,10 @@ class Rounds:
         assert self._cell is not None, "these rounds have no cell"
         return self._cell
 
-    def folder(self, task: str | None, k: int) -> Path:
-        """None: of the pre-training, which is of all tasks."""
-        return self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+    def folder(self, task: str | None, k: int, beside: str = "") -> Path:
+        """None: of the pre-training, which is of all tasks. beside: as `policy`'s."""
+        folder = self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+        return folder / "arms" / beside if beside else folder
 
     def demonstrations(self, task: str) -> Made:
         what = self.cell.demonstrations(task)
@@ -83,6 +85,10 @@ class Rounds:
             leftovers=[out, out.parent / ".scenes.npz", *_workbench(out)],
         )
         return self._tower
+
+    def policy_folder(self, made: Made) -> Path:
+        """Where the checkpoint of a policy's stage is."""
+        return self._output(made, "policy")
 
     def take(self, tower: Made) -> None:
         """Go on with a tower that is there."""
@@ -133,8 +139,11 @@ class Rounds:
         start: Made | None,
         how: ValueTraining,
         seed: int,
+        beside: str = "",
     ) -> Made:
-        folder, before = self.folder(task, k), self._output(start, "value") if start else None
+        """beside: as `policy`'s."""
+        folder = self.folder(task, k, beside)
+        before = self._output(start, "value") if start else None
 
         def work(report: Report) -> dict[str, Any]:
             frames = self._frames(data)
@@ -142,8 +151,8 @@ class Rounds:
             return {**found, "notices": notices(frames)}
 
         return self.stages.stage(
-            self._name(task, k, "pretrain_value" if task is None else "value"),
-            "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
+            self._name(task, k, "pretrain_value" if task is None else "value", beside),
+            "Pre-train value" if task is None else f"Value function{self._of(task, k, beside)}",
             work,
             settings=[how, seed],
             inputs=self._learning(data, start),
@@ -151,20 +160,30 @@ class Rounds:
             leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
         )
 
-    def labels(self, task: str | None, k: int, data: Sequence[Made], value: Made, rule: LabelRule) -> Made:
-        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations."""
-        folder = self.folder(task, k)
+    def labels(
+        self,
+        task: str | None,
+        k: int,
+        data: Sequence[Made],
+        value: Made,
+        rule: LabelRule,
+        beside: str = "",
+    ) -> Made:
+        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations.
+        beside: as `policy`'s."""
+        folder = self.folder(task, k, beside)
+        values, store = self._output(value, VALUES), None if beside else self.store
         newest = {Path(out).name.removesuffix(SUFFIX) for out in data[-1].record["outputs"]}
 
         def judged(info: EpisodeInfo) -> bool:
             return task is None or (info.id in newest and info.source == "rollout")
 
         def work(report: Report) -> dict[str, Any]:
-            return make_labels(self._frames(data), folder, rule, judged, self.store)
+            return make_labels(self._frames(data), folder, rule, judged, store, values)
 
         return self.stages.stage(
-            self._name(task, k, "pretrain_labels" if task is None else "labels"),
-            "Pre-training labels" if task is None else f"Labels{self._of(task, k)}",
+            self._name(task, k, "pretrain_labels" if task is None else "labels", beside),
+            "Pre-training labels" if task is None else f"Labels{self._of(task, k, beside)}",
             work,
             settings=[rule],
             inputs=self._learning(data, value),
@@ -177,23 +196,22 @@ class Rounds:
         k: int,
         data: Sequence[Made],
         start: Made | None,
-        arm: str,
+        arm: str | Arm,
         labels: Made | None,
         how: PolicyTraining,
         seed: int,
-        beside_arm: bool = False,
+        beside: str = "",
         pretrained: Made | None = None,
     ) -> Made:
-        """beside_arm: not the iteration's own policy but one to compare it with."""
-        folder = self.folder(task, k)
-        name = "pretrain_policy" if task is None else "sft" if k == 0 else "policy"
+        """beside: the name of a policy that is not the iteration's own but one to compare it with."""
+        folder, by = self.folder(task, k, beside), find_arm(arm) if isinstance(arm, str) else arm
+        name = "pretrain_policy" if task is None else "sft" if k == 0 and not beside else "policy"
         title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
-        if beside_arm:
-            folder, name = folder / "arms" / arm, f"policy_{arm}"
-        if arm != "recap" and name != "sft":
-            title = find_arm(arm).title
+        if beside or (by.name != "recap" and name != "sft"):
+            title = by.title
+        named, titled = self._name(task, k, name, beside), f"{title}{self._of(task, k, beside)}"
         return self._policy(
-            *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
+            *(named, titled, folder, data, start, by),
             *([labels] if labels else [], [pretrained] if pretrained else [], how, seed),
         )
 
@@ -296,15 +314,16 @@ class Rounds:
     def _home(self, task: str) -> Path:
         return self.run / Path(task).stem if self.several else self.run
 
-    def _name(self, task: str | None, k: int | None, name: str) -> str:
-        """iteration_01.value, with its task before it where there are several."""
+    def _name(self, task: str | None, k: int | None, name: str, beside: str = "") -> str:
+        """iteration_01.value, with its task before it where there are several, and whose it is behind it."""
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration_{k:02d}"] if task is not None and k is not None else []
-        return ".".join([*words, name])
+        return ".".join([*words, f"{name}_{beside}" if beside else name])
 
-    def _of(self, task: str | None, k: int) -> str:
+    def _of(self, task: str | None, k: int, beside: str = "") -> str:
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration {k}"] if k else []
+        words += [beside] if beside and beside not in ARMS else []
         return f", {', '.join(words)}" if words else ""
 
 

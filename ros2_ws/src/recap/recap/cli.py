@@ -29,6 +29,7 @@ from recap.output import tell as _tell
 from recap.plan_verb import plan
 from recap.relabel_verb import relabel
 from recap.report_verb import report
+from recap.study_verb import study
 
 app = typer.Typer(
     name="recap",
@@ -44,6 +45,7 @@ app.add_typer(import_app, name="import")
 app.command()(relabel)
 app.command()(plan)
 app.command()(iterate)
+app.command()(study)
 app.command(name="eval")(evaluate)
 app.command(name="report")(report)
 

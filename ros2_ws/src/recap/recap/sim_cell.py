@@ -73,14 +73,21 @@ class SimCell:
         return [self.evaluations, self.execute_steps, self.first_evaluation] if self.evaluations else None
 
     def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        how = Rollouts(
-            *(self.station, task), checkpoint=policy, sampling=Sampling(indicator=asked),
-            execute_steps=self.execute_steps, observation=self.observation,
-        )  # fmt: skip
-        seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
-        attempts = resumed(how, seeds, out.with_suffix(".jsonl"), self.workers, report)
+        attempts = self.try_out(task, policy, Sampling(indicator=asked), out.with_suffix(".jsonl"), report)
         write_json(out, save_attempts(attempts))
         return summarize(attempts)
+
+    def try_out(
+        self, task: str, policy: Path, sampling: Sampling, journal: Path, report: Report
+    ) -> list[Attempt]:
+        """The evaluation's attempts of a policy that is asked as `sampling` says; those noted in the journal
+        are not made again."""
+        how = Rollouts(
+            *(self.station, task), checkpoint=policy, sampling=sampling, execute_steps=self.execute_steps,
+            observation=self.observation,
+        )  # fmt: skip
+        seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
+        return resumed(how, seeds, journal, self.workers, report)
 
     def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
         how = Rollouts(
