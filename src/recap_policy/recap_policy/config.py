@@ -57,10 +57,11 @@ class VisionConfig:
 @dataclass(frozen=True)
 class ObjectConfig:
     """What stands in for the encoder where a policy is given states of things instead of images (objects.py):
-    `features` numbers in tokens of `group` each."""
+    `features` numbers in tokens of `group` each, each number with sines and cosines of `octaves`
+    frequencies."""
 
     features: int
-    group: int = 12
+    group: int = 13
     octaves: int = 4
 
     @property

@@ -20,6 +20,7 @@ REMOTE_SCHEMES = ("ws://", "wss://")
 API_KEY = "RECAP_API_KEY"  # environment variable, sent to a policy server as openpi's client sends its own
 LAYOUT = "aloha_openpi"  # in which names a server is spoken to where nothing else is said
 RTC = ("auto", "trained", "inpainting", "off")
+OBJECTS = "objects"  # states of things, in the place of images in an observation
 LIMITS = {"beta": (0, 10), "steps": (1, 100), "subtask_every": (1, 1000)}
 TOLD = ("beta", "steps", "indicator", "metadata", "subtask_every")  # of `Sampling`, to a server of ours
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from recap_policy.config import ObjectConfig, VisionConfig
 from recap_policy.vision import VisionTower
 
-OBJECTS = "objects"  # the name under which an observation has them, in the place of its cameras'
-
 
 class ObjectTower(nn.Module):
     """(N, features) float32, each about -1..1 → (N, tokens, width): `group` numbers a token, each with sine

@@ -12,8 +12,13 @@ from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Ahead, Chunk
 from recap_policy.config import VisionConfig
 from recap_policy.device import RuntimeConfig, prepare, resolve
-from recap_policy.interface import ObservationError, Sampling, check_observations, check_states
-from recap_policy.objects import OBJECTS
+from recap_policy.interface import (
+    OBJECTS,
+    ObservationError,
+    Sampling,
+    check_observations,
+    check_states,
+)
 from recap_policy.prefix import fill_slots
 from recap_policy.rtc import Inpainting
 from recap_policy.sampling import SubtaskMemory
@@ -89,10 +94,15 @@ class Policy:
         """Whether it takes states of things, as `OBJECTS`, in the place of images."""
         return not isinstance(self.model.config.vision, VisionConfig)
 
-    def noise(self, generator: torch.Generator) -> torch.Tensor:
-        """What one chunk is made from → (action tokens, dof)."""
-        shape = self.model.config
-        return torch.randn(shape.action_tokens, shape.prefix.dof, generator=generator)
+    @staticmethod
+    def generator(seed: int) -> torch.Generator:
+        """Of the noise of one attempt, as `reset` has it for the policy's own."""
+        return torch.Generator().manual_seed(seed)
+
+    def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """What a chunk each is made from → (B, action tokens, dof)."""
+        shape = self.model.config.action_tokens, self.model.config.prefix.dof
+        return torch.stack([torch.randn(shape, generator=own) for own in generators])
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last sub-tasks. seed: makes the noise of the samples that follow repeatable."""

@@ -18,8 +18,7 @@ from recap.sim_recording import SimRecording
 from recap.state_recording import StateRecording
 from recap_learner.evaluation.evaluation import Attempt
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, Ahead, Chunk, ChunkBuffer
-from recap_policy.interface import Sampling
-from recap_policy.objects import OBJECTS
+from recap_policy.interface import OBJECTS, Sampling
 from recap_station.contract import Station, Task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import STYLES, Expert

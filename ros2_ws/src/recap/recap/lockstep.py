@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from recap.attempt import Query, Rollouts, attempt
 from recap_learner.evaluation.evaluation import Attempt
@@ -20,6 +19,8 @@ from recap_station.contract import Station, Task
 from recap_station.sim.cell import Cell
 
 if TYPE_CHECKING:
+    import torch
+
     from recap_policy.runtime import Policy
 
 
@@ -28,7 +29,7 @@ class _Slot:
     """A cell with the attempt that is made in it."""
 
     making: Generator[Query, Chunk, Attempt]
-    noise: torch.Generator
+    noise: torch.Generator | None
     query: Query | None = None
 
 
@@ -56,7 +57,7 @@ def in_lockstep(
                     return
                 seed = seed_of[place] = left.pop()
                 making = attempt(rollouts, station, task, cells[place], seed)
-                slot = slots[place] = _Slot(making, torch.Generator().manual_seed(seed))
+                slot = slots[place] = _Slot(making, policy.generator(seed) if policy else None)
             try:
                 slot.query = next(slot.making) if chunk is None else slot.making.send(chunk)
                 return
@@ -92,7 +93,7 @@ def _infer(
     if first is not None:
         rest = np.stack([query.ahead.positions for query in queries if query.ahead is not None])
         ahead = replace(first, positions=rest)
-    noise = torch.stack([policy.noise(slots[place].noise) for place in places])
+    noise = policy.noise([own for place in places if (own := slots[place].noise) is not None])
     states = np.stack([query.state for query in queries])
     prompts = [task.prompt] * len(queries)
     return policy.infer_batch([q.seen for q in queries], states, prompts, rollouts.sampling, ahead, noise)
