@@ -95,11 +95,12 @@ def finished(
 def _parcels(
     rollouts: Sequence[Rollouts], jobs: Sequence[tuple[int, int]], workers: int
 ) -> list[tuple[int, list[int]]]:
-    """What a process does at a time: one attempt, or for states as many as keep two rounds of cells busy."""
+    """What a process does at a time: one attempt, or of a policy on states as many as fill its cells twice."""
     found: list[tuple[int, list[int]]] = []
     for index, seed in jobs:
         what = rollouts[index]
-        most = 1 if what.observation == "images" else min(2 * what.lockstep, -(-len(jobs) // workers))
+        together = what.observation == "state" and what.checkpoint is not None
+        most = min(2 * what.lockstep, -(-len(jobs) // workers)) if together else 1
         if found and found[-1][0] == index and len(found[-1][1]) < most:
             found[-1][1].append(seed)
         else:
