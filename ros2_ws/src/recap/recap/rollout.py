@@ -95,7 +95,7 @@ def finished(
 def _parcels(
     rollouts: Sequence[Rollouts], jobs: Sequence[tuple[int, int]], workers: int
 ) -> list[tuple[int, list[int]]]:
-    """What a process does at a time: one attempt, or of a policy on states as many as fill its cells twice."""
+    """What a process does at a time: one attempt; of a policy on states as many as fill its cells twice."""
     found: list[tuple[int, list[int]]] = []
     for index, seed in jobs:
         what = rollouts[index]
