@@ -101,9 +101,7 @@ class SeedRun:
         if entry.start == "scratch":  # all the steps that the others have had
             how = self._whole(self.how.policy, entry.config)
         before = None if k else self.l_pre
-        return self.do.policy(
-            self.task, k, data, start, entry.arm, labels, how, self.seed, beside, before
-        )
+        return self.do.policy(self.task, k, data, start, entry.arm, labels, how, self.seed, beside, before)
 
     def _whole(self, how: PolicyTraining, config: str) -> PolicyTraining:
         steps = how.schedule.steps + self.how.improvement.policy.schedule.steps

@@ -90,14 +90,16 @@ def study_settings(observation: str) -> StudySettings:
         raise ValueError(f"observation is {observation!r}, wanted state or images")
     value = ValueTraining(
         config="value-tiny-state",
-        schedule=Schedule(steps=400, batch=128, learning_rate=1e-3, warmup=30, weight_decay=0.05),
+        schedule=Schedule(
+            steps=400, batch=128, learning_rate=1e-3, warmup=30, weight_decay=0.05, save_every_s=10.0
+        ),
     )
     policy = PolicyTraining(
-        config="tiny-state", schedule=Schedule(steps=2500, batch=64, learning_rate=2e-3), draws=1
+        config="tiny-state", schedule=Schedule(2500, batch=64, learning_rate=2e-3, save_every_s=10.0), draws=1
     )
     finetuning = replace(
         policy,
-        schedule=Schedule(steps=1500, batch=64, learning_rate=7e-4),
+        schedule=Schedule(1500, batch=64, learning_rate=7e-4, save_every_s=10.0),
         positive_share=FINETUNING.positive_share,
     )
     return StudySettings(
