@@ -54,7 +54,7 @@ class Rollouts:
     bags: Path | None = None
     source: str = "rollout"
     observation: str = "images"
-    lockstep: int = 24
+    lockstep: int = 12
 
 
 @dataclass(frozen=True)

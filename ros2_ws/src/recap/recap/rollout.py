@@ -75,7 +75,7 @@ def finished(
         if what.observation not in OBSERVATIONS:
             raise ValueError(f"observation is {what.observation!r}, wanted {' or '.join(OBSERVATIONS)}")
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tuple(rollouts),)) as pool:
-        parcels = _parcels(rollouts, jobs, workers)
+        parcels = _parcels(rollouts, jobs)
         futures = {pool.submit(_run_job, index, seeds): index for index, seeds in parcels}
         try:
             for future in as_completed(futures):
@@ -92,15 +92,12 @@ def finished(
             raise
 
 
-def _parcels(
-    rollouts: Sequence[Rollouts], jobs: Sequence[tuple[int, int]], workers: int
-) -> list[tuple[int, list[int]]]:
-    """What a process does at a time: one attempt; of a policy on states as many as fill its cells twice."""
+def _parcels(rollouts: Sequence[Rollouts], jobs: Sequence[tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """What a process does at a time: one attempt, or of a policy on states as many as it has cells."""
     found: list[tuple[int, list[int]]] = []
     for index, seed in jobs:
         what = rollouts[index]
-        together = what.observation == "state" and what.checkpoint is not None
-        most = min(2 * what.lockstep, -(-len(jobs) // workers)) if together else 1
+        most = what.lockstep if what.observation == "state" and what.checkpoint is not None else 1
         if found and found[-1][0] == index and len(found[-1][1]) < most:
             found[-1][1].append(seed)
         else:
