@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,9 @@ def _make_worker(rollouts: tuple[Rollouts, ...]) -> _Worker:
     os.nice(5)
     os.environ.setdefault("LP_NUM_THREADS", "1")  # the processes are the parallelism, not the rasteriser
     end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # killed while this process was being started
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent ends this one
     station, task = load_station(rollouts[0].station), load_task(rollouts[0].task)
     return _Worker(rollouts, station, task, [Cell(station, task)])
