@@ -17,6 +17,7 @@ from recap_learner.training.logs import (
     crc32c,
     events_in,
     open_curves,
+    read_curves,
 )
 from recap_learner.training.training import Schedule, fit
 
@@ -95,6 +96,21 @@ def test_what_is_added_is_in_the_file_at_once(tmp_path) -> None:
         {(300, "loss"): 0.5, (300, "learning_rate"): 1e-3, (70_000, "loss"): 0.25}
     )
     file.close()
+
+
+def test_curves_are_read_while_they_are_written(tmp_path) -> None:
+    assert read_curves(tmp_path / "none") == []
+    for begin in (0, 40):  # a training that was interrupted
+        file = EventFile(tmp_path)
+        for step in range(begin, begin + 60, 20):
+            file.add(step, {"loss": 1 / (step + 1), "flow": 300.0})
+    half = file.path.read_bytes()
+    file.add(1000, {"loss": 0.0})
+    file.close()
+    file.path.write_bytes(file.path.read_bytes()[: len(half) + 9])  # of the last record
+    found = read_curves(tmp_path)
+    assert [row["step"] for row in found] == [0, 20, 40, 60, 80]
+    assert found[2] == {"step": 40, "loss": pytest.approx(1 / 41), "flow": 300.0}
 
 
 def test_tensorboard_reads_it(tmp_path) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -114,3 +115,7 @@ def _retire(cores: Sequence[int]) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:
         os.nice(19)
+    # Where the kernel groups processes by session, each group gets an equal share of a core, whatever the
+    # classes and nice values inside it: this one's group is to give way too.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")

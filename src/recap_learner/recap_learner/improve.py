@@ -85,7 +85,7 @@ def improve(
         else:
             data = [do.episodes(task, k, converted=converted.files(Store(do.store)))]
             fresh = converted.fresh if how.has_fresh_share else ()
-        v = do.value(task, k, data, v_before, how.value, how.seed, fresh)
+        v = do.value(task, k, data, v_before, how.value, how.seed, fresh=fresh)
         labels = do.labels(task, k, data, v, how.rule)
         policy = do.policy(task, k, data, pi_before, "recap", labels, how.policy, how.seed, fresh=fresh)
         report = {"value": v.result, "labels": labels.result, "policy": policy.result}

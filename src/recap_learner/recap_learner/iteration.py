@@ -25,7 +25,7 @@ from recap_learner.data.store import Store
 from recap_learner.training.policy_training import RECAP, PolicyTraining, train_policy
 from recap_learner.training.training import Progress
 from recap_learner.value.cotraining import CoTraining
-from recap_learner.value.gates import Gates
+from recap_learner.value.gates import Gates, check_found
 from recap_learner.value.labels import (
     FILE,
     EpisodeValues,
@@ -108,11 +108,13 @@ def fit_value(
     *,
     fresh: Callable[[Episode], bool] | None = None,
     cotraining: CoTraining | None = None,
+    gates: Gates | None = None,
 ) -> dict[str, Any]:
     """Train the value function of this round → its report. The values of all ticks are saved.
 
-    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s.
-    Raises GateError where it fails how.gates, on all tasks together or on one, after everything is saved, the
+    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s. gates: what it
+    must reach on held-out episodes; None: what fails is reported and ends nothing.
+    Raises GateError where it fails gates, on all tasks together or on one, after everything is saved, the
     report as <folder>/value.json too.
     """
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
@@ -121,7 +123,7 @@ def fit_value(
     )
     save_values(folder / "values.npz", made.values, made.failed, made.norms)
     several = made.by_task if len(made.by_task) > 1 else {}
-    limits = how.gates or Gates()
+    limits = gates or Gates()
     found = {
         **made.report.to_dict(),
         "problems": made.report.problems(limits),
@@ -132,10 +134,8 @@ def fit_value(
         },
     }
     write_json(folder / "value.json", found)
-    if how.gates is not None:
-        made.report.check(how.gates, f"the value function in {folder}")
-        for task, report in several.items():
-            report.check(how.gates, f"the value function in {folder}, on {task},")
+    if gates is not None:
+        check_found(found, gates, f"the value function in {folder}")
     return found
 
 

@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get("RECAP_DEBUG"):
             traceback.print_exc()
-        expected = isinstance(error, (ValueError, OSError, RuntimeError))
+        expected = isinstance(error, (ValueError, OSError, RuntimeError, FloatingPointError))
         kind = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected or os.environ.get("RECAP_DEBUG") else " (RECAP_DEBUG=1 shows where)"
         line = f"{kind}{_line(error)}{hint}"

@@ -25,7 +25,7 @@ from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
 from recap_policy.interface import Sampling
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.parent import end_with_parent
-from recap_station.sim.cell import Cell
+from recap_station.sim.cells import AnyCell, make_cell
 from recap_station.sim.expert import STYLES, Expert
 from recap_teleop.arbiter import Arbiter
 from recap_teleop.modes import Mode
@@ -124,7 +124,7 @@ class _Worker:
     rollouts: tuple[Rollouts, ...]
     station: Station
     task: Task
-    cell: Cell
+    cell: AnyCell
     policies: dict[Path, Any] = field(default_factory=dict)
 
     def policy(self, checkpoint: Path | None) -> Any:
@@ -152,7 +152,7 @@ def _make_worker(rollouts: tuple[Rollouts, ...]) -> _Worker:
     end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent ends this one
     station, task = load_station(rollouts[0].station), load_task(rollouts[0].task)
-    return _Worker(rollouts, station, task, Cell(station, task))
+    return _Worker(rollouts, station, task, make_cell(station, task))
 
 
 def _run_job(index: int, seed: int) -> Attempt:
@@ -164,7 +164,7 @@ def _run_job(index: int, seed: int) -> Attempt:
 
 
 def run_attempt(
-    rollouts: Rollouts, station: Station, task: Task, cell: Cell, policy: Any, seed: int
+    rollouts: Rollouts, station: Station, task: Task, cell: AnyCell, policy: Any, seed: int
 ) -> Attempt:
     """One attempt from the start state of `seed` to success, failure or the time limit."""
     rng = np.random.default_rng([seed, 1])
@@ -241,7 +241,7 @@ class _Driver:
         self.buffer = ChunkBuffer(rollouts.execute_steps, max(LEAD_STEPS, rollouts.latency_ticks))
         self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
 
-    def command(self, tick: int, cell: Cell, state: np.ndarray) -> np.ndarray | None:
+    def command(self, tick: int, cell: AnyCell, state: np.ndarray) -> np.ndarray | None:
         if self.pending and tick >= self.pending[0]:
             self.buffer.push(*self.pending[1])
             self.pending = None

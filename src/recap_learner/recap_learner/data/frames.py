@@ -34,9 +34,10 @@ from recap_station.parent import end_with_parent
 class Frames:
     """Frames of many episodes, in memory. F frames, C cameras, P tokens of width W, D joints.
 
-    tokens (F, C, P, W) float16; state (F, D) float32; episode (F,) int index into `episodes`;
-    tick (F,) int64; tower: identity of the vision tower that made the tokens; failed_at: episode id → tick at
-    which a person marked the attempt as lost.
+    tokens (F, C, P, W) float16, without any where C is 0; state (F, D) float32; episode (F,) int index into
+    `episodes`; tick (F,) int64; tower: identity of the vision tower that made the tokens; failed_at: episode
+    id → tick at which a person marked the attempt as lost; store: folder of the episodes, from which images
+    can be read.
     """
 
     episodes: list[Episode]
@@ -46,6 +47,7 @@ class Frames:
     episode: np.ndarray
     tick: np.ndarray
     failed_at: dict[str, int] = field(default_factory=dict)
+    store: Path | None = None
 
     def __len__(self) -> int:
         return len(self.tick)
@@ -97,15 +99,16 @@ class Frames:
 
 def load_frames(
     files: Sequence[Path],
-    vision: Path,
-    workers: int = 2,
+    vision: Path | None,
+    workers: int = 0,
     progress: Callable[[float, str], None] | None = None,
 ) -> Frames:
-    """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`."""
-    tower = vision_identity(vision)
+    """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`; None:
+    without, for who reads images. workers: processes that run it; 0: one a core."""
+    tower = vision_identity(vision) if vision else ""
     folder = files[0].parent / "tokens" / tower
-    missing = [file for file in files if not _cache(folder, file).exists()]
-    if 0 < len(missing) <= _FEW:  # sooner done than processes are started
+    missing = [file for file in files if vision and not _cache(folder, file).exists()]
+    if vision and 0 < len(missing) <= _FEW:  # sooner done than processes are started
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the processes: the same tokens bit for bit
         _encode(load_vision(vision), folder, missing)
@@ -114,6 +117,7 @@ def load_frames(
         shards = np.array_split(np.array([str(m) for m in missing]), max(1, len(missing) // 4))
         context = get_context("spawn")
         done = 0
+        workers = workers or len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(workers, context, _start_worker, (str(vision), str(folder))) as pool:
             for count in pool.map(_encode_shard, [shard.tolist() for shard in shards]):
                 done += count
@@ -121,10 +125,13 @@ def load_frames(
                     progress(done / len(missing), f"{done}/{len(missing)} episodes seen")
     episodes = load_judged(files)
     ticks = [frame_ticks(episode) for episode in episodes]
+    count = sum(map(len, ticks))
     return Frames(
         episodes=episodes,
         tower=tower,
-        tokens=np.concatenate([np.load(_cache(folder, file)) for file in files]),
+        tokens=np.concatenate([np.load(_cache(folder, file)) for file in files])
+        if vision
+        else np.empty((count, 0, 0, 0), np.float16),
         state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
         episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
         tick=np.concatenate(ticks),
@@ -134,6 +141,7 @@ def load_frames(
             for name, said in read_judgements(store).items()
             if said.failed_tick is not None
         },
+        store=files[0].parent,
     )
 
 

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +133,17 @@ def open_curves(folder: Path) -> list[Curves]:
     if project := os.environ.get(WANDB):
         curves.append(WandbRun(project, folder))
     return curves
+
+
+def read_curves(folder: Path) -> list[dict[str, float]]:
+    """What `EventFile` has written into `folder` so far, by step: {"step": …, "loss": …, and so on}. Several
+    files are one training that was interrupted; a damaged one is left out."""
+    rows: dict[int, dict[str, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        with suppress(ValueError):
+            for point in EventReader(file).read():
+                rows.setdefault(point.step, {"step": point.step}).update(point.values)
+    return [rows[step] for step in sorted(rows)]
 
 
 class Pace:
