@@ -186,4 +186,4 @@ def test_the_loop_does_not_feel_the_training_beside_it() -> None:
     for how in ("without", "with"):
         print(f"{how}: {found[f'missed_ticks_{how}']} missed of {found[f'ticks_{how}']}, "
               f"p99 {found[f'period_p99_ms_{how}']} ms")  # fmt: skip
-    assert found["training_steps"] > 0 and min(found["ticks_with"], found["ticks_without"]) > 500
+    assert found["training_cpu_s"] > 0 and min(found["ticks_with"], found["ticks_without"]) > 200
