@@ -66,7 +66,7 @@ export function nextCard(run) {
       episodes: say("does_episodes", plan.attempts, plan.new), value: say("does_value", plan.value_steps),
       labels: say("does_labels", Math.round(100 * plan.positive)), policy: say("does_policy", plan.policy_steps),
     };
-    const like = plan.like < 0 ? "" : ` · ${say("estimate_like", plan.like)}`;
+    const like = plan.like < 0 || plan.seconds === null ? "" : ` · ${say("estimate_like", plan.like)}`;
     return el("div", { id: "plan" }, el("b", say("will_make", plan.iteration)),
       el("table.list", el("tbody", ...plan.steps.map((step) => el("tr", el("td", does[step.stage] || step.stage), el("td.number", duration(step.seconds)))),
         el("tr", el("td", el("b", say("altogether"))), el("td.number", el("b", { id: "estimate" }, duration(plan.seconds)), el("span.muted", like))))),
