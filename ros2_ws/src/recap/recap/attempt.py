@@ -19,8 +19,9 @@ from recap.state_recording import StateRecording
 from recap_learner.evaluation.evaluation import Attempt
 from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, Ahead, Chunk, ChunkBuffer
 from recap_policy.interface import OBJECTS, Sampling
-from recap_station.contract import Station, Task
+from recap_station.contract import ContractError, Station, Task
 from recap_station.sim.cell import Cell
+from recap_station.sim.cells import AnyCell
 from recap_station.sim.expert import STYLES, Expert
 from recap_teleop.arbiter import Arbiter
 from recap_teleop.modes import Mode
@@ -69,7 +70,7 @@ class Query:
 
 
 def run_attempt(
-    rollouts: Rollouts, station: Station, task: Task, cell: Cell, policy: Any, seed: int
+    rollouts: Rollouts, station: Station, task: Task, cell: AnyCell, policy: Any, seed: int
 ) -> Attempt:
     """One attempt from the start state of `seed` to success, failure or the time limit."""
     if policy is not None:
@@ -87,7 +88,7 @@ def run_attempt(
 
 
 def attempt(
-    rollouts: Rollouts, station: Station, task: Task, cell: Cell, seed: int
+    rollouts: Rollouts, station: Station, task: Task, cell: AnyCell, seed: int
 ) -> Generator[Query, Chunk, Attempt]:
     """The attempt from the start state of `seed`, in `cell`, which is its alone meanwhile."""
     rng = np.random.default_rng([seed, 1])
@@ -107,7 +108,7 @@ def attempt(
     if rollouts.bags:
         about = rollouts.source, str(rollouts.checkpoint or ""), station, task, cell, seed
         if rollouts.observation == "state":
-            recording = StateRecording(rollouts.bags, *about)
+            recording = StateRecording(rollouts.bags, *about[:-2], _with_scene(cell), seed)
         else:
             recording = SimRecording(rollouts.bags, rollouts.camera_hz, *about)
 
@@ -158,9 +159,15 @@ def attempt(
     return Attempt(seed, success, reason, ticks * step, takeovers, share, style, bag, truth.stage, stages)
 
 
-def _see(rollouts: Rollouts, cell: Cell) -> dict[str, np.ndarray]:
+def _with_scene(cell: AnyCell) -> Cell:
+    if not isinstance(cell, Cell):
+        raise ContractError("this task has no scene to give states of, wanted observation 'images'")
+    return cell
+
+
+def _see(rollouts: Rollouts, cell: AnyCell) -> dict[str, np.ndarray]:
     if rollouts.observation == "state":
-        return {OBJECTS: cell.scene().features()}
+        return {OBJECTS: _with_scene(cell).scene().features()}
     return {camera: cell.render(camera) for camera in cell.station.camera_names}
 
 

@@ -16,7 +16,7 @@ from recap.attempt import Query, Rollouts, attempt
 from recap_learner.evaluation.evaluation import Attempt
 from recap_policy.chunks import Chunk
 from recap_station.contract import Station, Task
-from recap_station.sim.cell import Cell
+from recap_station.sim.cells import AnyCell
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def in_lockstep(
     rollouts: Rollouts,
     station: Station,
     task: Task,
-    cells: Sequence[Cell],
+    cells: Sequence[AnyCell],
     policy: Policy | None,
     seeds: Sequence[int],
 ) -> list[Attempt]:

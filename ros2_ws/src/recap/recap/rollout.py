@@ -24,7 +24,7 @@ from recap.lockstep import in_lockstep
 from recap_learner.evaluation.evaluation import Attempt, load_attempts, save_attempts, summarize
 from recap_station.contract import ContractError, Station, Task, load_station, load_task
 from recap_station.parent import end_with_parent
-from recap_station.sim.cell import Cell
+from recap_station.sim.cells import AnyCell, make_cell
 
 __all__ = [
     "Attempt", "Rollouts", "finished", "load_attempts", "run_attempt", "run_attempts", "save_attempts",
@@ -112,7 +112,7 @@ class _Worker:
     rollouts: tuple[Rollouts, ...]
     station: Station
     task: Task
-    cells: list[Cell]
+    cells: list[AnyCell]
     policies: dict[Path, Any] = field(default_factory=dict)
 
     def policy(self, checkpoint: Path | None) -> Any:
@@ -143,7 +143,7 @@ def _make_worker(rollouts: tuple[Rollouts, ...]) -> _Worker:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent ends this one
     station, task = load_station(rollouts[0].station), load_task(rollouts[0].task)
-    return _Worker(rollouts, station, task, [Cell(station, task)])
+    return _Worker(rollouts, station, task, [make_cell(station, task)])
 
 
 def _run_job(index: int, seeds: Sequence[int]) -> list[Attempt]:
@@ -156,5 +156,5 @@ def _run_job(index: int, seeds: Sequence[int]) -> list[Attempt]:
     if what.observation == "images":
         return [run_attempt(what, own.station, own.task, own.cells[0], policy, seed) for seed in seeds]
     while len(own.cells) < min(what.lockstep, len(seeds)):
-        own.cells.append(Cell(own.station, own.task))
+        own.cells.append(make_cell(own.station, own.task))
     return in_lockstep(what, own.station, own.task, own.cells, policy, seeds)

@@ -5,26 +5,31 @@ Attempts are noted one by one as they end, so that a run which is killed goes on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recap.evaluate import EVALUATION_SEED, entrants, evaluate
+from recap.journal import Journal
 from recap.live import run_live
-from recap.rollout import Attempt, Rollouts, load_attempts, run_attempts, save_attempts, summarize
-from recap_learner.cell import Collection, Order
+from recap.rollout import Attempt, Rollouts, run_attempts, summarize
+from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import SUFFIX, convert_bags
+from recap_learner.evaluation.evaluation import Evaluation
+from recap_learner.evaluation.sequential import Stopping
 from recap_learner.stages import Report
 from recap_policy.chunks import EXECUTE_STEPS
 from recap_policy.interface import Sampling
-from recap_station.files import write_json
 
-# Ranges of start-state seeds. Iterations take consecutive ones; evaluation seeds are used for nothing else.
-DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
+# Ranges of start-state seeds. Iterations take consecutive ones; those from EVALUATION_SEED on are used for
+# nothing else.
+DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS = 0, 10_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class SimCell:
     observation: str = "images"
     first_demonstration: int = DEMONSTRATION_SEEDS
     first_rollout: int = ROLLOUT_SEEDS
-    first_evaluation: int = EVALUATION_SEEDS
+    first_evaluation: int = EVALUATION_SEED
 
     def demonstrations(self, task: str) -> Collection:
         if task in self.given:
@@ -69,25 +74,23 @@ class SimCell:
         counts = (self.live_attempts, self.rollouts)
         return [way for way, count in zip(ways, counts, strict=True) if count]
 
-    def evaluation(self, task: str) -> Any:
-        return [self.evaluations, self.execute_steps, self.first_evaluation] if self.evaluations else None
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment | None:
+        settings = [self.evaluations, self.execute_steps, self.first_evaluation]
+        return Assessment(settings, partial(self._evaluate, task)) if self.evaluations else None
 
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        attempts = self.try_out(task, policy, Sampling(indicator=asked), out.with_suffix(".jsonl"), report)
-        write_json(out, save_attempts(attempts))
-        return summarize(attempts)
+    def _evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        return self.try_out(task, policy, Sampling(indicator=asked), out.parent, report, out.name).summary()
 
     def try_out(
-        self, task: str, policy: Path, sampling: Sampling, journal: Path, report: Report
-    ) -> list[Attempt]:
-        """The evaluation's attempts of a policy that is asked as `sampling` says; those noted in the journal
-        are not made again."""
-        how = Rollouts(
-            *(self.station, task), checkpoint=policy, sampling=sampling, execute_steps=self.execute_steps,
-            observation=self.observation,
-        )  # fmt: skip
+        self, task: str, policy: Path, sampling: Sampling, folder: Path, report: Report, file: str = ""
+    ) -> Evaluation:
+        """The evaluation of a policy that is asked as `sampling` says, in a folder. file: as `Entrant`'s."""
+        how = Rollouts(self.station, task, checkpoint=policy, execute_steps=self.execute_steps)
+        [entrant] = entrants([policy], [sampling], how, folder)
         seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
-        return resumed(how, seeds, journal, self.workers, report)
+        entrant = replace(entrant, file=file)
+        [found] = evaluate([entrant], seeds, Stopping(), self.workers, progress=report)
+        return found
 
     def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
         how = Rollouts(
@@ -108,19 +111,25 @@ class SimCell:
         return summarize(self._attempts(how, order, first, self.rollouts, report))
 
     def _attempts(self, how: Rollouts, order: Order, first: int, count: int, report: Report) -> list[Attempt]:
-        """Attempts, each converted as soon as it is over."""
-        journal = order.bags.with_suffix(".jsonl")
+        """Attempts, each converted and noted when it is over; those that are noted are not made again."""
         order.bags.mkdir(parents=True, exist_ok=True)
-        noted = {Path(a.bag).name for a in _read(journal)}
-        for bag in order.bags.iterdir():
-            if bag.name not in noted:  # of an attempt that was broken off
-                _remove_attempt(bag, order.store)
+        with Journal(order.bags.with_suffix(".jsonl"), _key(how)) as journal:
+            known = {a.seed: a for a in journal.attempts.values() if (order.bags / Path(a.bag).name).exists()}
+            kept = {Path(a.bag).name for a in known.values()}
+            for bag in order.bags.iterdir():
+                if bag.name not in kept:  # of an attempt that was broken off
+                    _remove_attempt(bag, order.store)
 
-        def each(attempt: Attempt) -> None:
-            if self.observation == "images":
-                convert_bags([Path(attempt.bag)], order.store)
+            def each(attempt: Attempt) -> None:
+                if self.observation == "images":
+                    convert_bags([Path(attempt.bag)], order.store)
+                journal.add(attempt)
 
-        return resumed(how, range(first, first + count), journal, self.workers, report, each)
+            seeds = range(first, first + count)
+            left = [seed for seed in seeds if seed not in known]
+            made = run_attempts(how, left, self.workers, report, each) if left else []
+        known |= {a.seed: a for a in made}
+        return [known[seed] for seed in seeds]
 
     def _begins(self, first: int) -> list[Any]:
         """As a stage's setting; nothing where it is as it always was."""
@@ -147,45 +156,10 @@ class SimCell:
         )
 
 
-def resumed(
-    how: Rollouts,
-    seeds: Sequence[int],
-    journal: Path,
-    workers: int,
-    report: Report,
-    each: Callable[[Attempt], None] | None = None,
-) -> list[Attempt]:
-    """`run_attempts` that notes every attempt in a journal when it is over and makes only those not noted."""
-    there = {bag.name for bag in how.bags.iterdir()} if how.bags else {""}
-    known = {a.seed: a for a in _read(journal) if Path(a.bag).name in there}
-    left = [seed for seed in seeds if seed not in known]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    whole = "".join(json.dumps(asdict(a)) + "\n" for a in known.values())
-    journal.write_text(whole)  # without a line that was cut short
-
-    with journal.open("a") as file:
-
-        def note(attempt: Attempt) -> None:
-            if each:
-                each(attempt)
-            file.write(json.dumps(asdict(attempt)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-        made = run_attempts(how, left, workers, report, note) if left else []
-    known |= {a.seed: a for a in made}
-    return [known[seed] for seed in seeds]
-
-
-def _read(journal: Path) -> list[Attempt]:
-    """The attempts that are noted, less a line that was cut short."""
-    rows = []
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return list(load_attempts(rows))
+def _key(how: Rollouts) -> str:
+    """What attempts depend on, wherever the run lies; the checkpoint is the stage's business."""
+    how = replace(how, bags=None, checkpoint=None)
+    return hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode()).hexdigest()
 
 
 def _remove_attempt(bag: Path, store: Path) -> None:

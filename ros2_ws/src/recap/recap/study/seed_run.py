@@ -7,16 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recap.rollout import save_attempts, summarize
 from recap.sim_cell import SimCell
 from recap.study.policies import POLICIES, Asked, Entry
 from recap.study.settings import StudySettings
-from recap_learner.evaluation.evaluation import Attempt, read_evaluation
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Made, Report, Stages
 from recap_learner.training.policy_training import PolicyTraining
 from recap_policy.interface import Sampling
-from recap_station.files import write_json
 
 
 class SeedRun:
@@ -32,10 +29,6 @@ class SeedRun:
         entry = POLICIES[name]
         policy = self.policy(entry.of if isinstance(entry, Asked) else name)
         return self._evaluation(name, policy, entry.sampling)
-
-    def attempts(self, name: str) -> list[Attempt]:
-        """Those of a policy that was tried out."""
-        return list(read_evaluation(self._file(name)).attempts)
 
     def policy(self, name: str) -> Made:
         entry = POLICIES[name]
@@ -90,7 +83,9 @@ class SeedRun:
         return made
 
     def _value(self, k: int, start: Made, beside: str = "") -> Made:
-        return self.do.value(self.task, k, self.data(k), start, self.how.improvement.value, self.seed, beside)
+        return self.do.value(
+            self.task, k, self.data(k), start, self.how.improvement.value, self.seed, beside=beside
+        )
 
     # ---- policies ----------------------------------------------------------------------------------
 
@@ -134,19 +129,18 @@ class SeedRun:
 
     def _evaluation(self, name: str, policy: Made, sampling: Sampling) -> Made:
         folder, out = self.do.policy_folder(policy), self._file(name)
-        # More attempts of the same policy add to those that are there.
-        journal = out.with_suffix(f".{self.stages.digest(policy)[:12]}.jsonl")
 
         def work(report: Report) -> dict[str, Any]:
-            attempts = self.cell.try_out(self.task, folder, sampling, journal, report)
-            write_json(out, save_attempts(attempts))
-            return summarize(attempts)
+            # In a journal of policy and setting: more attempts add to those that are there.
+            found = self.cell.try_out(self.task, folder, sampling, out.parent / "attempts", report)
+            replace(found, name=name).write(out)
+            return found.summary()
 
         return self.stages.stage(
             f"evaluate.{name}",
             f"Evaluation, {name}",
             work,
-            settings=[self.task, self.cell.evaluation(self.task), sampling],
+            settings=[self.task, self.cell.evaluations, self.cell.first_evaluation, sampling],
             inputs=[policy],
             outputs=[out],
             beside=True,
