@@ -48,7 +48,7 @@ from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import load_vision
 from recap_policy.description import read
-from recap_policy.objects import ObjectTower
+from recap_policy.vision import VisionTower
 
 LABELS, VALUES = "labels.parquet", "values.npz"
 
@@ -158,8 +158,9 @@ class Rounds:
         beside: str = "",
     ) -> Made:
         """fresh: ids of the episodes that a fresh share is of, in `policy` too; None: the iteration's own
-        attempts. Before the first iteration nothing is fresh. beside: as `policy`'s.
-        gates: no reason to train anew. captions: to co-train on. Raises GateError where it fails gates."""
+        attempts. Before the first iteration nothing is fresh.
+        gates: no reason to train anew. captions: to co-train on. beside: as `policy`'s. Raises GateError
+        where it fails gates, and ValueError on captions for a model that sees no images."""
         folder = self.folder(task, k, beside)
         before = self._output(start, "value") if start else None
         if not k:
@@ -169,8 +170,8 @@ class Rounds:
             frames, cotraining = self._frames(data), None
             if captions is not None:
                 tower = load_vision(self._vision)
-                if isinstance(tower, ObjectTower):
-                    raise ValueError(f"{captions}: a value on states sees no pictures, wanted no co-training")
+                if not isinstance(tower, VisionTower):
+                    raise ValueError(f"{captions}: wanted a value function that sees images to co-train")
                 cotraining = Captions.from_parquet(captions, tower, tower.config.image_size)
             found = fit_value(
                 *(frames, folder, before, how, seed, report),
@@ -202,8 +203,9 @@ class Rounds:
     ) -> Made:
         """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations.
         beside: as `policy`'s."""
-        folder, newest = self.folder(task, k, beside), _names(data[-1])
+        folder = self.folder(task, k, beside)
         values, store = self._output(value, VALUES), None if beside else self.store
+        newest = _names(data[-1])
 
         def judged(info: EpisodeInfo) -> bool:
             return task is None or (info.id in newest and info.source == "rollout")
@@ -236,9 +238,9 @@ class Rounds:
     ) -> Made:
         """beside: the name of a policy that is not the iteration's own but one to compare it with."""
         folder, by = self.folder(task, k, beside), find_arm(arm) if isinstance(arm, str) else arm
+        name = "pretrain_policy" if task is None else "sft" if k == 0 and not beside else "policy"
         if not k:
             how = replace(how, fresh_share=None)
-        name = "pretrain_policy" if task is None else "sft" if k == 0 and not beside else "policy"
         title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
         if beside or (by.name != "recap" and name != "sft"):
             title = by.title

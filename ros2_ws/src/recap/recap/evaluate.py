@@ -32,7 +32,7 @@ FOLDER = "evaluations"
 @dataclass(frozen=True)
 class Entrant:
     """One policy under one setting. out: folder of its journal and its result; file: the result's name; "":
-    of the policy and its setting; noted: the journal's name; "": the result's."""
+    of the policy and its setting."""
 
     name: str
     rollouts: Rollouts
@@ -40,7 +40,6 @@ class Entrant:
     key: str
     out: Path
     file: str = ""
-    noted: str = ""
 
     @property
     def stem(self) -> str:
@@ -56,7 +55,7 @@ class Entrant:
 
     @property
     def journal(self) -> Path:
-        return self.out / self.noted if self.noted else self.result.with_suffix(".attempts.jsonl")
+        return self.result.with_suffix(".attempts.jsonl")
 
 
 def entrants(

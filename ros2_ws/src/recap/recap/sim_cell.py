@@ -79,17 +79,16 @@ class SimCell:
         return Assessment(settings, partial(self._evaluate, task)) if self.evaluations else None
 
     def _evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        return self.try_out(task, policy, Sampling(indicator=asked), out, "", report).summary()
+        return self.try_out(task, policy, Sampling(indicator=asked), out.parent, report, out.name).summary()
 
     def try_out(
-        self, task: str, policy: Path, sampling: Sampling, out: Path, noted: str, report: Report
+        self, task: str, policy: Path, sampling: Sampling, folder: Path, report: Report, file: str = ""
     ) -> Evaluation:
-        """A policy that is asked as `sampling` says on the evaluation's start states, also written to `out`.
-        noted: name of the journal beside it, "" for its own; attempts that are in it are not made again."""
+        """The evaluation of a policy that is asked as `sampling` says, in a folder. file: as `Entrant`'s."""
         how = Rollouts(self.station, task, checkpoint=policy, execute_steps=self.execute_steps)
-        [entrant] = entrants([policy], [sampling], how, out.parent)
+        [entrant] = entrants([policy], [sampling], how, folder)
         seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
-        entrant = replace(entrant, file=out.name, noted=noted)
+        entrant = replace(entrant, file=file)
         [found] = evaluate([entrant], seeds, Stopping(), self.workers, progress=report)
         return found
 

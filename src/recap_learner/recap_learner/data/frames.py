@@ -108,8 +108,7 @@ def load_frames(
     tower = vision_identity(vision) if vision else ""
     if vision and isinstance(objects := load_vision(vision), ObjectTower):
         episodes = load_judged(files)
-        tokens = [_see_objects(objects, e) for e in episodes]
-        return _frames(files, episodes, tower, tokens)
+        return _frames(files, episodes, tower, [_see_objects(objects, e) for e in episodes])
     folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if vision and not _cache(folder, file).exists()]
     if vision and 0 < len(missing) <= _FEW:  # sooner done than processes are started

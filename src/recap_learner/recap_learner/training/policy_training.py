@@ -21,7 +21,7 @@ from recap_learner.training.distributed import crew, generator_of, parts
 from recap_learner.training.training import Computation, Progress, Schedule, fit
 from recap_learner.value.mixture import share_out
 from recap_policy.checkpoint import load_policy, load_vision, save_policy, tower_identity
-from recap_policy.config import ObjectConfig, vla_config
+from recap_policy.config import VisionConfig, vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
 from recap_station.contract import ContractError
@@ -152,8 +152,8 @@ class PolicyLoss:
         if how.tower == "cached":
             self._chunks, self._state = torch.from_numpy(frames.chunks()), torch.from_numpy(frames.state)
             return
-        if isinstance(model.config.vision, ObjectConfig):
-            raise ContractError(f"training: tower is {how.tower!r}, a policy on states wants 'cached'")
+        if not isinstance(model.config.vision, VisionConfig):
+            raise ValueError(f"tower is {how.tower!r}, wanted 'cached' for a policy that sees no images")
         size, own = model.config.vision.image_size, parts(how.schedule.batch, crew().ranks, how.accumulation)
         loader = LoaderConfig(
             batch=max(rows.stop - rows.start for rows in own[crew().rank]), size=(size, size),

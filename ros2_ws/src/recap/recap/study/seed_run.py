@@ -10,7 +10,6 @@ from typing import Any
 from recap.sim_cell import SimCell
 from recap.study.policies import POLICIES, Asked, Entry
 from recap.study.settings import StudySettings
-from recap_learner.evaluation.evaluation import Attempt, read_evaluation
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Made, Report, Stages
 from recap_learner.training.policy_training import PolicyTraining
@@ -30,10 +29,6 @@ class SeedRun:
         entry = POLICIES[name]
         policy = self.policy(entry.of if isinstance(entry, Asked) else name)
         return self._evaluation(name, policy, entry.sampling)
-
-    def attempts(self, name: str) -> list[Attempt]:
-        """Those of a policy that was tried out."""
-        return list(read_evaluation(self._file(name)).attempts)
 
     def policy(self, name: str) -> Made:
         entry = POLICIES[name]
@@ -88,8 +83,9 @@ class SeedRun:
         return made
 
     def _value(self, k: int, start: Made, beside: str = "") -> Made:
-        how = self.how.improvement.value
-        return self.do.value(self.task, k, self.data(k), start, how, self.seed, beside=beside)
+        return self.do.value(
+            self.task, k, self.data(k), start, self.how.improvement.value, self.seed, beside=beside
+        )
 
     # ---- policies ----------------------------------------------------------------------------------
 
@@ -133,18 +129,18 @@ class SeedRun:
 
     def _evaluation(self, name: str, policy: Made, sampling: Sampling) -> Made:
         folder, out = self.do.policy_folder(policy), self._file(name)
-        # More attempts of the same policy add to those that are there.
-        journal = out.with_suffix(f".{self.stages.digest(policy)[:12]}.jsonl").name
-        cell = self.cell
 
         def work(report: Report) -> dict[str, Any]:
-            return cell.try_out(self.task, folder, sampling, out, journal, report).summary()
+            # In a journal of policy and setting: more attempts add to those that are there.
+            found = self.cell.try_out(self.task, folder, sampling, out.parent / "attempts", report)
+            replace(found, name=name).write(out)
+            return found.summary()
 
         return self.stages.stage(
             f"evaluate.{name}",
             f"Evaluation, {name}",
             work,
-            settings=[self.task, cell.evaluations, cell.execute_steps, cell.first_evaluation, sampling],
+            settings=[self.task, self.cell.evaluations, self.cell.first_evaluation, sampling],
             inputs=[policy],
             outputs=[out],
             beside=True,
