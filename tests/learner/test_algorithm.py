@@ -200,15 +200,15 @@ def test_an_iteration_goes_on_from_the_last_with_a_share_of_what_is_new(tmp_path
 def test_a_batch_of_the_policy_has_its_share_of_what_is_new(frames, vision) -> None:
     from recap_learner.training.policy_training import PolicyLoss, _fresh
 
-    chunks, new = torch.from_numpy(frames.chunks()), frames.episode == 2
-    model = _fresh(frames, chunks, POLICY, vision, 0)
+    new = frames.episode == 2
+    model = _fresh(frames, POLICY, vision, 0)
     how = replace(POLICY, fresh_share=0.75, schedule=replace(SHORT, batch=4000))
     positive = (np.arange(len(frames)) % 2).astype(np.int8)
     device = torch.device("cpu")
-    loss = PolicyLoss(model, frames, chunks, positive, how, device, fresh=new)
+    loss = PolicyLoss(model, frames, positive, how, device, fresh=new)
     assert new[loss._pick(torch.Generator().manual_seed(0))].mean() == pytest.approx(0.75, abs=0.03)
     with pytest.raises(ValueError, match=r"a share of 0\.75 is to be fresh, wanted frames of both kinds"):
-        PolicyLoss(model, frames, chunks, positive, how, device)
+        PolicyLoss(model, frames, positive, how, device)
 
 
 def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:

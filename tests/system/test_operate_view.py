@@ -20,9 +20,10 @@ from recap.operate import view
 from recap.operate.actions import REPEAT_S, Hands, Told, legend
 from recap.operate.terminal import ENTER, LEAVE, Terminal, TerminalGone, speaks_unicode
 from recap_station import topics
-from recap_teleop.board import Board, ModeSeen, Snapshot, advice, wanted_topics
+from recap_teleop.board import Board, wanted_topics
 from recap_teleop.modes import Event, Mode
 from recap_teleop.requests import Request
+from recap_teleop.snapshot import ModeSeen, Snapshot, advice
 
 POLICY, HANDOVER, TELEOP, HOLD, ESTOP = (int(mode) for mode in Mode)
 

@@ -15,10 +15,10 @@ pytest.importorskip("uvicorn")
 
 from console_site import Locked, Site, join
 
-from recap_teleop.board import Line, NodeSeen
 from recap_teleop.console.feed import Withheld
 from recap_teleop.console.security import Door
 from recap_teleop.console.training import training
+from recap_teleop.snapshot import Line, NodeSeen
 
 
 class Planned(Locked):

@@ -100,7 +100,7 @@ def algorithm_1(do: Rounds, tasks: Sequence[str], how: Algorithm) -> dict[str, M
         for name in how.compare:  # other arms: the same data, start and steps
             other = do.policy(
                 *(task, how.iterations, data[task], pi_pre, name, labels[task], again.policy, again.seed),
-                beside_arm=True, pretrained=l_pre,
+                beside=name, pretrained=l_pre,
             )  # fmt: skip
             do.evaluate(task, how.iterations, other, name)
     if how.generalist:

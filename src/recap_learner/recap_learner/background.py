@@ -115,5 +115,7 @@ def _retire(cores: Sequence[int]) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:
         os.nice(19)
-    with suppress(OSError):  # where the kernel groups processes by session, each group gets an equal share of
-        Path("/proc/self/autogroup").write_text("19")  # a core, whatever class and nice value its members have
+    # Where the kernel groups processes by session, each group gets an equal share of a core, whatever the
+    # classes and nice values inside it: this one's group is to give way too.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")

@@ -65,15 +65,15 @@ def improve(
     """Iteration k of a run of one task: value, labels and policy from `bags` → report of each step.
 
     converted: episodes of the run's store, in place of bags. start: "pretrained", or "last": from the models
-    of iteration k − 1 where it has some. Raises FileNotFoundError if the run has no pre-trained models to
-    start from.
+    of iteration k − 1 where it has some, the first from the pre-trained ones. Raises FileNotFoundError if the
+    run has no pre-trained models to start from.
     """
     task, before = "", run / f"iteration_{k - 1:02d}"  # the bags know their task
     with Stages(run, _Told(progress)) as stages:
         do = Rounds(stages, None, [task])
 
         def begin(part: str) -> Made:
-            here = before if start == "last" and (before / part).is_dir() else do.pretrain
+            here = before if start == "last" and k > 1 and (before / part).is_dir() else do.pretrain
             return stages.given(f"the run's pre-trained {part}", [here / part])
 
         tower = stages.given("the run's pre-trained vision", [do.pretrain / "vision"])

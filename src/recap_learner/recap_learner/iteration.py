@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from recap_learner.arms import Arm, Judged
 from recap_learner.arms.base import POSITIVE
-from recap_learner.data.episodes import Episode, EpisodeInfo, convert_bags, read_info
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo, convert_bags, read_info
 from recap_learner.data.frames import Frames, load_frames
 from recap_learner.data.store import Store
 from recap_learner.training.policy_training import RECAP, PolicyTraining, train_policy
@@ -48,8 +48,12 @@ def convert(
 
     Files come in the order of their start states' seeds, not of when they were recorded: with equal attempts
     a run that was broken off and one that was not then draw the same batches.
+    Attempts that were recorded as episode files, without bags, are taken as they are.
     Raises ValueError if no bag can be used.
     """
+    files = [file for folder in bags if folder.is_dir() for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    if files:
+        return sorted(files, key=lambda file: (read_info(file).seed, file.name)), []
     files, problems = convert_bags(bags, store, progress, workers=workers)
     if not files:
         raise ValueError(f"none of {len(problems)} bags can be used; the first: {problems[0]}")
@@ -145,18 +149,21 @@ def make_labels(
     rule: LabelRule | Mapping[str, LabelRule],
     judged_by: Callable[[EpisodeInfo], bool],
     store: Path | None = None,
+    values_file: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
     rule: of all tasks, or by task. judged_by: the episodes whose autonomous frames a task's threshold is a
     quantile of. store: where each episode gets its labels under the tag `folder.name` too, for the loader,
-    exports and whoever looks. Raises ValueError on an episode without a value, and as `label_ticks`.
+    exports and whoever looks. values_file: where the values are not this folder's. Raises ValueError on an
+    episode without a value, and as `label_ticks`.
     """
     check_outcomes(frames.episodes)
-    values, failed, norms = load_values(folder / "values.npz")
+    file = values_file or folder / "values.npz"
+    values, failed, norms = load_values(file)
     if missing := [e.info.id for e in frames.episodes if e.info.id not in values]:
         raise ValueError(
-            f"{folder / 'values.npz'}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
+            f"{file}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
             "the value function on them too"
         )
     episodes = [

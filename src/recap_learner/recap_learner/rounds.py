@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from recap_learner.arms import ARMS
 from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
@@ -47,6 +48,7 @@ from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import load_vision
 from recap_policy.description import read
+from recap_policy.vision import VisionTower
 
 LABELS, VALUES = "labels.parquet", "values.npz"
 
@@ -70,9 +72,10 @@ class Rounds:
         assert self._cell is not None, "these rounds have no cell"
         return self._cell
 
-    def folder(self, task: str | None, k: int) -> Path:
-        """None: of the pre-training, which is of all tasks."""
-        return self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+    def folder(self, task: str | None, k: int, beside: str = "") -> Path:
+        """None: of the pre-training, which is of all tasks. beside: as `policy`'s."""
+        folder = self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+        return folder / "arms" / beside if beside else folder
 
     def demonstrations(self, task: str) -> Made:
         what = self.cell.demonstrations(task)
@@ -94,6 +97,10 @@ class Rounds:
             leftovers=[out, out.parent / ".scenes.npz", *_workbench(out)],
         )
         return self._tower
+
+    def policy_folder(self, made: Made) -> Path:
+        """Where the checkpoint of a policy's stage is."""
+        return self._output(made, "policy")
 
     def take(self, tower: Made) -> None:
         """Go on with a tower that is there."""
@@ -148,28 +155,33 @@ class Rounds:
         gates: Gates | None = None,
         captions: Path | None = None,
         fresh: Sequence[str] | None = None,
+        beside: str = "",
     ) -> Made:
         """fresh: ids of the episodes that a fresh share is of, in `policy` too; None: the iteration's own
         attempts. Before the first iteration nothing is fresh.
-        gates: no reason to train anew. captions: to co-train on. Raises GateError where it fails gates."""
-        folder, before = self.folder(task, k), self._output(start, "value") if start else None
+        gates: no reason to train anew. captions: to co-train on. beside: as `policy`'s. Raises GateError
+        where it fails gates, and ValueError on captions for a model that sees no images."""
+        folder = self.folder(task, k, beside)
+        before = self._output(start, "value") if start else None
         if not k:
             how = replace(how, mixture=replace(how.mixture, fresh_share=None))
 
         def work(report: Report) -> dict[str, Any]:
-            frames, beside = self._frames(data), None
+            frames, cotraining = self._frames(data), None
             if captions is not None:
                 tower = load_vision(self._vision)
-                beside = Captions.from_parquet(captions, tower, tower.config.image_size)
+                if not isinstance(tower, VisionTower):
+                    raise ValueError(f"{captions}: wanted a value function that sees images to co-train")
+                cotraining = Captions.from_parquet(captions, tower, tower.config.image_size)
             found = fit_value(
                 *(frames, folder, before, how, seed, report),
-                fresh=_among(_names(data[-1]) if fresh is None else fresh), cotraining=beside,
+                fresh=_among(_names(data[-1]) if fresh is None else fresh), cotraining=cotraining,
             )  # fmt: skip
             return {**found, "notices": notices(frames)}
 
         made = self.stages.stage(
-            self._name(task, k, "pretrain_value" if task is None else "value"),
-            "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
+            self._name(task, k, "pretrain_value" if task is None else "value", beside),
+            "Pre-train value" if task is None else f"Value function{self._of(task, k, beside)}",
             work,
             settings=[how, seed, *([sorted(fresh)] if fresh else [])],
             inputs=[*self._learning(data, start), *([captions] if captions else [])],
@@ -180,19 +192,30 @@ class Rounds:
             check_found(made.result, gates, f"the value function in {folder}")
         return made
 
-    def labels(self, task: str | None, k: int, data: Sequence[Made], value: Made, rule: LabelRule) -> Made:
-        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations."""
-        folder, newest = self.folder(task, k), _names(data[-1])
+    def labels(
+        self,
+        task: str | None,
+        k: int,
+        data: Sequence[Made],
+        value: Made,
+        rule: LabelRule,
+        beside: str = "",
+    ) -> Made:
+        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations.
+        beside: as `policy`'s."""
+        folder = self.folder(task, k, beside)
+        values, store = self._output(value, VALUES), None if beside else self.store
+        newest = _names(data[-1])
 
         def judged(info: EpisodeInfo) -> bool:
             return task is None or (info.id in newest and info.source == "rollout")
 
         def work(report: Report) -> dict[str, Any]:
-            return make_labels(self._frames(data), folder, rule, judged, self.store)
+            return make_labels(self._frames(data), folder, rule, judged, store, values)
 
         return self.stages.stage(
-            self._name(task, k, "pretrain_labels" if task is None else "labels"),
-            "Pre-training labels" if task is None else f"Labels{self._of(task, k)}",
+            self._name(task, k, "pretrain_labels" if task is None else "labels", beside),
+            "Pre-training labels" if task is None else f"Labels{self._of(task, k, beside)}",
             work,
             settings=[rule],
             inputs=self._learning(data, value),
@@ -205,26 +228,25 @@ class Rounds:
         k: int,
         data: Sequence[Made],
         start: Made | None,
-        arm: str,
+        arm: str | Arm,
         labels: Made | None,
         how: PolicyTraining,
         seed: int,
-        beside_arm: bool = False,
+        beside: str = "",
         pretrained: Made | None = None,
         fresh: Sequence[str] | None = None,
     ) -> Made:
-        """beside_arm: not the iteration's own policy but one to compare it with."""
-        folder = self.folder(task, k)
+        """beside: the name of a policy that is not the iteration's own but one to compare it with."""
+        folder, by = self.folder(task, k, beside), find_arm(arm) if isinstance(arm, str) else arm
+        name = "pretrain_policy" if task is None else "sft" if k == 0 and not beside else "policy"
         if not k:
             how = replace(how, fresh_share=None)
-        name = "pretrain_policy" if task is None else "sft" if k == 0 else "policy"
         title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
-        if beside_arm:
-            folder, name = folder / "arms" / arm, f"policy_{arm}"
-        if arm != "recap" and name != "sft":
-            title = find_arm(arm).title
+        if beside or (by.name != "recap" and name != "sft"):
+            title = by.title
+        named, titled = self._name(task, k, name, beside), f"{title}{self._of(task, k, beside)}"
         return self._policy(
-            *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
+            *(named, titled, folder, data, start, by),
             *([labels] if labels else [], [pretrained] if pretrained else [], how, seed, fresh),
         )
 
@@ -329,15 +351,16 @@ class Rounds:
     def _home(self, task: str) -> Path:
         return self.run / Path(task).stem if self.several else self.run
 
-    def _name(self, task: str | None, k: int | None, name: str) -> str:
-        """iteration_01.value, with its task before it where there are several."""
+    def _name(self, task: str | None, k: int | None, name: str, beside: str = "") -> str:
+        """iteration_01.value, with its task before it where there are several, and whose it is behind it."""
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration_{k:02d}"] if task is not None and k is not None else []
-        return ".".join([*words, name])
+        return ".".join([*words, f"{name}_{beside}" if beside else name])
 
-    def _of(self, task: str | None, k: int) -> str:
+    def _of(self, task: str | None, k: int, beside: str = "") -> str:
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration {k}"] if k else []
+        words += [beside] if beside and beside not in ARMS else []
         return f", {', '.join(words)}" if words else ""
 
 

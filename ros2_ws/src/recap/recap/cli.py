@@ -27,6 +27,7 @@ from recap.output import tell as _tell
 from recap.plan_verb import plan
 from recap.relabel_verb import relabel
 from recap.report_verb import report
+from recap.study_verb import study
 from recap.up_verb import up
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(import_app, name="import")
 app.command()(relabel)
 app.command()(plan)
 app.command()(iterate)
+app.command()(study)
 app.command(name="eval")(evaluate)
 app.command(name="report")(report)
 app.command()(up)

@@ -21,7 +21,7 @@ from recap.rollout import Rollouts, finished
 from recap_learner.data.episodes import SUFFIX, read_info
 from recap_learner.evaluation.evaluation import Attempt, Evaluation, EvaluationError
 from recap_learner.evaluation.sequential import Stopping
-from recap_policy.description import CheckpointError, check
+from recap_policy.description import CheckpointError, check, observation_of
 from recap_policy.interface import Sampling
 from recap_station.contract import load_station, load_task
 
@@ -68,9 +68,9 @@ def entrants(
     station, task = load_station(how.station), load_task(how.task)
     found = []
     for checkpoint in checkpoints:
-        identity = check(checkpoint, "policy", station).identity
+        identity, sees = check(checkpoint, "policy", station).identity, observation_of(checkpoint)
         for sampling in samplings:
-            rollouts = replace(how, checkpoint=checkpoint, sampling=sampling)
+            rollouts = replace(how, checkpoint=checkpoint, sampling=sampling, observation=sees)
             world = [identity, asdict(sampling), task.to_dict(), station.to_dict()]
             run = [how.execute_steps, how.latency_ticks, how.operator]
             key = hashlib.sha256(json.dumps([world, run], sort_keys=True).encode()).hexdigest()

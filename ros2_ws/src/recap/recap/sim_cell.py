@@ -21,6 +21,7 @@ from recap.live import run_live
 from recap.rollout import Attempt, Rollouts, run_attempts, summarize
 from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import SUFFIX, convert_bags
+from recap_learner.evaluation.evaluation import Evaluation
 from recap_learner.evaluation.sequential import Stopping
 from recap_learner.stages import Report
 from recap_policy.chunks import EXECUTE_STEPS
@@ -36,7 +37,8 @@ class SimCell:
     """demonstrations: attempts of the scripted expert, or `given`: task → folder of bags that are there.
     rollouts: headless attempts an iteration, of which the scripted operator watches a share `watched`;
     live_attempts: over ROS 2, at least so many and until a person has taken over `live_takeovers` times;
-    evaluations: attempts on seeds that nothing else uses, 0: none."""
+    evaluations: attempts on seeds that nothing else uses, 0: none. observation: "images" or "state", see
+    `Rollouts`. first_demonstration, first_rollout, first_evaluation: where their start states begin."""
 
     station: str = "aloha"
     demonstrations_count: int = 180
@@ -50,17 +52,21 @@ class SimCell:
     execute_steps: int = EXECUTE_STEPS
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     logs: Path = Path("logs")
+    observation: str = "images"
+    first_demonstration: int = DEMONSTRATION_SEEDS
+    first_rollout: int = ROLLOUT_SEEDS
+    first_evaluation: int = EVALUATION_SEED
 
     def demonstrations(self, task: str) -> Collection:
         if task in self.given:
             return _given(self.given[task])
-        settings = [self.demonstrations_count, self.styles]
+        settings = [self.demonstrations_count, self.styles, *self._begins(self.first_demonstration)]
         return Collection("demonstrations", "", "Demonstrations", settings, self._demonstrate)
 
     def collections(self, task: str, iteration: int) -> Sequence[Collection]:
         """Live before headless ones: what keeps time goes first, while nothing else is at work."""
         live = [self.live_attempts, self.live_takeovers]
-        headless = [self.rollouts, self.watched, self.execute_steps]
+        headless = [self.rollouts, self.watched, self.execute_steps, *self._begins(self.first_rollout)]
         ways = [
             Collection("live", "live", "Live attempts over ROS 2", live, self._live, alone=True),
             Collection("rollouts", "bags", "Rollouts, headless", headless, self._roll_out),
@@ -69,20 +75,29 @@ class SimCell:
         return [way for way, count in zip(ways, counts, strict=True) if count]
 
     def evaluation(self, task: str, policy: Path, store: Path) -> Assessment | None:
-        settings = [self.evaluations, self.execute_steps, EVALUATION_SEED]
+        settings = [self.evaluations, self.execute_steps, self.first_evaluation]
         return Assessment(settings, partial(self._evaluate, task)) if self.evaluations else None
 
     def _evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        return self.try_out(task, policy, Sampling(indicator=asked), out.parent, report, out.name).summary()
+
+    def try_out(
+        self, task: str, policy: Path, sampling: Sampling, folder: Path, report: Report, file: str = ""
+    ) -> Evaluation:
+        """The evaluation of a policy that is asked as `sampling` says, in a folder. file: as `Entrant`'s."""
         how = Rollouts(self.station, task, checkpoint=policy, execute_steps=self.execute_steps)
-        [entrant] = entrants([policy], [Sampling(indicator=asked)], how, out.parent)
-        seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.evaluations)
-        entrant = replace(entrant, file=out.name)
+        [entrant] = entrants([policy], [sampling], how, folder)
+        seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
+        entrant = replace(entrant, file=file)
         [found] = evaluate([entrant], seeds, Stopping(), self.workers, progress=report)
-        return found.summary()
+        return found
 
     def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
-        how = Rollouts(self.station, order.task, styles=self.styles, bags=order.bags, source="demonstration")
-        attempts = self._attempts(how, order, DEMONSTRATION_SEEDS, self.demonstrations_count, report)
+        how = Rollouts(
+            *(self.station, order.task), styles=self.styles, bags=order.bags, source="demonstration",
+            observation=self.observation,
+        )  # fmt: skip
+        attempts = self._attempts(how, order, self.first_demonstration, self.demonstrations_count, report)
         by_style = {style: [a for a in attempts if a.style == style] for style in self.styles}
         shown = {style: summarize(some) for style, some in by_style.items() if some}
         return {**summarize(attempts), "by_style": shown}
@@ -90,9 +105,9 @@ class SimCell:
     def _roll_out(self, order: Order, report: Report) -> dict[str, Any]:
         how = Rollouts(
             *(self.station, order.task), checkpoint=order.policy, operator=self.watched,
-            execute_steps=self.execute_steps, bags=order.bags,
+            execute_steps=self.execute_steps, bags=order.bags, observation=self.observation,
         )  # fmt: skip
-        first = ROLLOUT_SEEDS + (order.iteration - 1) * self.rollouts
+        first = self.first_rollout + (order.iteration - 1) * self.rollouts
         return summarize(self._attempts(how, order, first, self.rollouts, report))
 
     def _attempts(self, how: Rollouts, order: Order, first: int, count: int, report: Report) -> list[Attempt]:
@@ -106,7 +121,8 @@ class SimCell:
                     _remove_attempt(bag, order.store)
 
             def each(attempt: Attempt) -> None:
-                convert_bags([Path(attempt.bag)], order.store)
+                if self.observation == "images":
+                    convert_bags([Path(attempt.bag)], order.store)
                 journal.add(attempt)
 
             seeds = range(first, first + count)
@@ -114,6 +130,11 @@ class SimCell:
             made = run_attempts(how, left, self.workers, report, each) if left else []
         known |= {a.seed: a for a in made}
         return [known[seed] for seed in seeds]
+
+    def _begins(self, first: int) -> list[Any]:
+        """As a stage's setting; nothing where it is as it always was."""
+        usual = self.observation == "images" and first in (DEMONSTRATION_SEEDS, ROLLOUT_SEEDS)
+        return [] if usual else [self.observation, first]
 
     def _live(self, order: Order, report: Report) -> dict[str, Any]:
         assert order.policy is not None

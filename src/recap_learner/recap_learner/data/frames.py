@@ -24,8 +24,8 @@ from recap_learner.data.episodes import Episode, load_episode, read_images
 from recap_learner.data.judgements import read_judgements
 from recap_learner.data.samples import HORIZON, frame_ticks
 from recap_learner.data.store import load_judged
-from recap_policy.checkpoint import load_vision, vision_identity
-from recap_policy.vision import VisionTower
+from recap_policy.checkpoint import Tower, load_vision, vision_identity
+from recap_policy.objects import ObjectTower
 from recap_station.files import replace_file
 from recap_station.parent import end_with_parent
 
@@ -106,6 +106,9 @@ def load_frames(
     """Frames of the given episode files, with tokens by the vision tower stored in folder `vision`; None:
     without, for who reads images. workers: processes that run it; 0: one a core."""
     tower = vision_identity(vision) if vision else ""
+    if vision and isinstance(objects := load_vision(vision), ObjectTower):
+        episodes = load_judged(files)
+        return _frames(files, episodes, tower, [_see_objects(objects, e) for e in episodes])
     folder = files[0].parent / "tokens" / tower
     missing = [file for file in files if vision and not _cache(folder, file).exists()]
     if vision and 0 < len(missing) <= _FEW:  # sooner done than processes are started
@@ -123,15 +126,20 @@ def load_frames(
                 done += count
                 if progress:
                     progress(done / len(missing), f"{done}/{len(missing)} episodes seen")
-    episodes = load_judged(files)
+    tokens = [np.load(_cache(folder, file)) for file in files] if vision else []
+    return _frames(files, load_judged(files), tower, tokens)
+
+
+def _frames(
+    files: Sequence[Path], episodes: list[Episode], tower: str, tokens: Sequence[np.ndarray]
+) -> Frames:
     ticks = [frame_ticks(episode) for episode in episodes]
+    episodes = [replace(e, objects=np.empty((len(e), 0), np.float32)) for e in episodes]  # seen by now
     count = sum(map(len, ticks))
     return Frames(
         episodes=episodes,
         tower=tower,
-        tokens=np.concatenate([np.load(_cache(folder, file)) for file in files])
-        if vision
-        else np.empty((count, 0, 0, 0), np.float16),
+        tokens=np.concatenate(tokens) if tokens else np.empty((count, 0, 0, 0), np.float16),
         state=np.concatenate([e.state[t] for e, t in zip(episodes, ticks, strict=True)]),
         episode=np.repeat(np.arange(len(episodes)), [len(t) for t in ticks]),
         tick=np.concatenate(ticks),
@@ -145,6 +153,18 @@ def load_frames(
     )
 
 
+@torch.no_grad()
+def _see_objects(tower: ObjectTower, episode: Episode) -> np.ndarray:
+    """(F, 1, P, W) float16. Raises ValueError on an episode without states of things."""
+    objects = episode.objects[frame_ticks(episode)] if episode.objects.size else np.empty((0, 0), np.float32)
+    if objects.shape[1:] != (tower.config.features,):
+        raise ValueError(
+            f"{episode.info.id}: states of {objects.shape[1]} numbers, wanted {tower.config.features}: "
+            "record attempts with observation 'state'"
+        )
+    return tower(torch.from_numpy(objects))[:, None].to(torch.float16).numpy()
+
+
 def _cache(folder: Path, file: Path) -> Path:
     # The file's size and time stand for its content: an episode file is written once.
     stat = file.stat()
@@ -153,7 +173,7 @@ def _cache(folder: Path, file: Path) -> Path:
 
 
 _FEW = 4
-_tower: VisionTower
+_tower: Tower
 _folder: Path
 
 
@@ -172,7 +192,7 @@ def _encode_shard(files: list[str]) -> int:
 
 
 @torch.no_grad()
-def _encode(tower: VisionTower, folder: Path, files: Sequence[Path]) -> None:
+def _encode(tower: Tower, folder: Path, files: Sequence[Path]) -> None:
     for file in files:
         episode = load_episode(file)
         ticks = frame_ticks(episode)

@@ -28,6 +28,8 @@ UNLABELLED = -1  # indicator of a tick that the tag has no label of
 def frame_ticks(episode: Episode, rate_hz: float = FRAME_HZ) -> np.ndarray:
     """Ticks of the frames of an episode, at most `rate_hz` a second → (F,) int64."""
     station = episode.info.station
+    if not episode.image and episode.objects.size:  # seen whenever one looks
+        return np.arange(0, len(episode), round(station.control_rate_hz / rate_hz), dtype=np.int64)
     first = episode.image[station.camera_names[0]]
     everywhere = np.all([index >= 0 for index in episode.image.values()], axis=0)
     fresh = np.flatnonzero(everywhere & (np.diff(first, prepend=-1) > 0))

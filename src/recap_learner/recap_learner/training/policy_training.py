@@ -21,7 +21,7 @@ from recap_learner.training.distributed import crew, generator_of, parts
 from recap_learner.training.training import Computation, Progress, Schedule, fit
 from recap_learner.value.mixture import share_out
 from recap_policy.checkpoint import load_policy, load_vision, save_policy, tower_identity
-from recap_policy.config import vla_config
+from recap_policy.config import VisionConfig, vla_config
 from recap_policy.prefix import fill_slots, make_tokenizer
 from recap_policy.vla import VLA, Batch
 from recap_station.contract import ContractError
@@ -152,6 +152,8 @@ class PolicyLoss:
         if how.tower == "cached":
             self._chunks, self._state = torch.from_numpy(frames.chunks()), torch.from_numpy(frames.state)
             return
+        if not isinstance(model.config.vision, VisionConfig):
+            raise ValueError(f"tower is {how.tower!r}, wanted 'cached' for a policy that sees no images")
         size, own = model.config.vision.image_size, parts(how.schedule.batch, crew().ranks, how.accumulation)
         loader = LoaderConfig(
             batch=max(rows.stop - rows.start for rows in own[crew().rank]), size=(size, size),
@@ -197,7 +199,7 @@ class PolicyLoss:
         count = self._how.schedule.batch
         return torch.multinomial(self._odds, count, replacement=True, generator=generator).numpy()
 
-    def _look(self, step: int, rows: slice, pick: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _look(self, step: int, rows: slice, pick: np.ndarray) -> tuple[torch.Tensor, dict[str, Any]]:
         """Tokens (b, C, P, W) float32 or images (b, C, h, w, 3) uint8, and the other tensors of a batch."""
         if self._images is None:
             seen = torch.from_numpy(self._frames.tokens[pick].astype(np.float32))
@@ -208,9 +210,7 @@ class PolicyLoss:
         columns = {"state": state, "actions": chunk, "indicator": self._indicator[pick]}
         return seen.to(self._device), {name: tensor.to(self._device) for name, tensor in columns.items()}
 
-    def _batch(
-        self, model: VLA, pick: np.ndarray, seen: torch.Tensor, columns: dict[str, torch.Tensor]
-    ) -> Batch:
+    def _batch(self, model: VLA, pick: np.ndarray, seen: torch.Tensor, columns: dict[str, Any]) -> Batch:
         """As a model's tower sees it."""
         if self._images is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._how.tower == "trained"):
@@ -267,10 +267,11 @@ def _column(given: np.ndarray | None, default: np.ndarray) -> torch.Tensor:
 
 def _fresh(frames: Frames, how: PolicyTraining, vision: Path, seed: int) -> VLA:
     torch.manual_seed(seed)
-    shape = vla_config(how.config)
+    tower = load_vision(vision)
+    shape = replace(vla_config(how.config), vision=tower.config)
     texts = sorted({*frames.prompts, *frames.stages})
     model = VLA(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
-    model.vision.load_state_dict(load_vision(vision).state_dict())
+    model.vision.load_state_dict(tower.state_dict())
     is_gripper = torch.from_numpy(frames.episodes[0].info.station.is_gripper)
     some = frames.where(np.linspace(0, len(frames) - 1, min(len(frames), _FITTED)).astype(np.int64))
     model.fit_normalizers(torch.from_numpy(some.chunks()), torch.from_numpy(some.state), is_gripper)

@@ -130,8 +130,8 @@ class ValueReport:
     @staticmethod
     def from_dict(found: Mapping[str, Any]) -> ValueReport:
         """What `to_dict` gave, whatever else stands beside it."""
-        names = [f.name for f in fields(ValueReport) if f.name in found]
-        values: dict[str, Any] = {n: float("nan") if found[n] is None else found[n] for n in names}
+        known: dict[str, Any] = {f.name: found[f.name] for f in fields(ValueReport) if f.name in found}
+        values: dict[str, Any] = {name: float("nan") if v is None else v for name, v in known.items()}
         return ValueReport(**values)
 
 

@@ -286,6 +286,9 @@ def _targets(frames: Frames, norms: dict[str, Normalizer]) -> torch.Tensor:
 def _fresh(frames: Frames, how: ValueTraining, seed: int, others: list[str]) -> ValueModel:
     torch.manual_seed(seed)
     shape = value_config(how.config)
+    if shape.vision is None:  # it takes the tokens that are there
+        tokens, width = frames.tokens.shape[2:]
+        shape = replace(shape, vision_tokens=tokens, vision_width=width)
     texts = sorted({*frames.prompts, *others})
     model = ValueModel(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
     model.fit_normalizers(torch.from_numpy(frames.state))

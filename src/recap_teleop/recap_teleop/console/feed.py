@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recap_teleop.board import NodeSeen, Snapshot
+from recap_teleop.snapshot import NodeSeen, Snapshot
 
 KEPT_S = 30.0
 VALUES = 3000  # of the value function, at up to 50 Hz

@@ -20,7 +20,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from recap_teleop.board import advice
 from recap_teleop.console.archive import Archive
 from recap_teleop.console.control import BEAT_S, FREE_FOR_ALL, Control
 from recap_teleop.console.feed import Feed
@@ -32,6 +31,7 @@ from recap_teleop.console.training import Trainings
 from recap_teleop.console.viewer import Live, Pictures, picture
 from recap_teleop.keys import ACTIONS
 from recap_teleop.requests import SERVICES, Request
+from recap_teleop.snapshot import advice
 
 STATIC = Path(__file__).parent / "static"
 MOST_VIEWERS = 12

@@ -12,9 +12,9 @@ from starlette.requests import Request as Call
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from recap_teleop.board import NodeSeen
 from recap_teleop.console.archive import ArchiveError
 from recap_teleop.console.guard import refused
+from recap_teleop.snapshot import NodeSeen
 
 if TYPE_CHECKING:
     from recap_teleop.console.server import Console, Viewer

@@ -29,10 +29,11 @@ from recap.operate.terminal import Terminal, TerminalGone
 from recap_station import topics
 from recap_station.contract import ContractError, load_station
 from recap_station.nodes.discovery import announce_often
-from recap_teleop.board import Board, Snapshot, wanted_topics
+from recap_teleop.board import Board, wanted_topics
 from recap_teleop.keys import ACTIONS, split_keys, unfinished
 from recap_teleop.nodes.hearing import Calls, Hearing
 from recap_teleop.requests import CALL_S, Request
+from recap_teleop.snapshot import Snapshot
 
 FETCH_S = 0.04  # a key is noticed at once
 DRAW_S = 0.1

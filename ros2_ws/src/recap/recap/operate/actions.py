@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recap_teleop.board import Snapshot
 from recap_teleop.keys import ACTIONS, KEYS
 from recap_teleop.modes import Mode
 from recap_teleop.requests import Request
+from recap_teleop.snapshot import Snapshot
 
 # A terminal repeats a key that is held down, at first after as much as 0.66 s. A space bar that is held must
 # not hand back what its press has taken.

@@ -9,8 +9,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from recap.operate.actions import legend
-from recap_teleop.board import EpisodeSeen, PolicySeen, RecorderSeen, Snapshot, Stream, advice
 from recap_teleop.modes import Mode
+from recap_teleop.snapshot import EpisodeSeen, PolicySeen, RecorderSeen, Snapshot, Stream, advice
 
 # Letters of the mode, 5 rows of pixels; two rows make one line of half blocks.
 FONT = {
