@@ -143,5 +143,5 @@ class SeedRun:
             settings=[self.task, self.cell.evaluations, self.cell.first_evaluation, sampling],
             inputs=[policy],
             outputs=[out],
-            beside=True,
+            beside=self.do.beside,
         )
