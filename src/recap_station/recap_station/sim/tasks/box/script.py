@@ -1,0 +1,242 @@
+"""How the expert builds a box, step by step.
+
+Its mistakes: a grip beside the rib (seen at once) or a weak one (the sheet slides in the hand while it is
+folded); a flap not pushed far enough (it springs back, seen at once, or is caught and springs open when the
+box is lifted), or pushed too far (crushed, for good); a label pressed on too shortly (it falls off when the
+box is lifted) or off its place (seen at the end, for good); the box let go beside its place in the crate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from recap_station.contract import Station
+from recap_station.sim.script import up
+from recap_station.sim.steps import Spot, Steps
+from recap_station.sim.styles import Style
+from recap_station.sim.tasks.box.scene import (
+    CATCH,
+    ENOUGH_PRESSED,
+    FLAPS,
+    IN_HAND,
+    LABEL_Z,
+    LATCH,
+    LATCHED,
+    MAT,
+    OFFERED,
+    ON_BOX,
+    OPEN,
+    TALL,
+    BoxScene,
+    Flap,
+)
+
+HIGH = 0.085  # of a tip above the table that passes over standing walls
+PUSH_Z = 0.022
+CARRY_Z = 0.06  # of the box
+PARKS = (np.array([-0.22, -0.10, 0.16]), np.array([0.20, 0.02, 0.16]))
+GRIP_UP = up(0.003)
+UNNOTICED = 0.9
+
+Phase = Callable[[BoxScene], None]
+
+
+class BoxScript(Steps):
+    PAUSE = 3.0
+
+    def __init__(self, station: Station, style: Style, seed: int) -> None:
+        super().__init__(station, style, seed)
+        self._holder: int | None = None  # the hand that must not lose the rib
+        self._believed: set[str] = set()  # flaps that lean, and seem well to it
+        self._stuck = False  # the label, as far as it believes
+
+    def holding(self, scene: BoxScene) -> tuple[bool, bool]:
+        return scene.held[0], scene.held[1] or scene.state["label"] == IN_HAND
+
+    def lost(self, scene: BoxScene) -> bool:
+        return self._holder is not None and not scene.held[self._holder]
+
+    def start(self, scene: BoxScene) -> None:
+        self._holder = None
+        flap = self._next_flap(scene)
+        built = flap is None and self._labelled(scene)
+        if not built and not scene.on_mat:
+            self._fetch(scene)
+        elif flap is not None:
+            self._with_grip(scene, 1 - flap.arm, lambda s: self._fold(s, flap))
+        elif not self._labelled(scene):
+            self._with_grip(scene, 0, self._label)
+        else:
+            self._with_grip(scene, 1, self._to_crate)
+
+    def _next_flap(self, scene: BoxScene) -> Flap | None:
+        for flap in FLAPS:
+            held = scene.state[flap.name]
+            if held == OPEN:
+                self._believed.discard(flap.name)
+            if held != LATCHED and flap.name not in self._believed:
+                return flap
+        return None
+
+    def _labelled(self, scene: BoxScene) -> bool:
+        if scene.state["label"] != ON_BOX:
+            self._stuck = False
+            return False
+        return self._stuck or scene.state["pressed"] >= ENOUGH_PRESSED
+
+    # ---- who holds the box -------------------------------------------------------------------------
+
+    def _with_grip(self, scene: BoxScene, arm: int, then: Phase) -> None:
+        """`then`, once this hand alone is on the rib."""
+        if not scene.held[arm]:
+            self._take_rib(scene, arm, lambda s: self._with_grip(s, arm, then))
+        elif scene.held[1 - arm]:
+            self._holder = arm
+            self.let_go(1 - arm, "rib", then)
+        else:
+            self._holder = arm
+            then(scene)
+
+    def _take_rib(self, scene: BoxScene, arm: int, then: Phase, error: np.ndarray | None = None) -> None:
+        spot = lambda s: (s.grasp(arm) + GRIP_UP, s.box.yaw)  # noqa: E731
+        self.take(arm, "rib", spot, lambda s: s.held[arm], then, error)
+
+    def _box_at(self, arm: int, place: np.ndarray, yaw: float) -> Callable[[BoxScene], Spot]:
+        return lambda s: self.carried_to(arm, s, s.box, place, yaw)
+
+    def _fetch(self, scene: BoxScene) -> None:
+        """The sheet, or a box with something amiss, to the mat."""
+        if any(scene.held):
+            self._lift(scene)
+            return
+        self._take_rib(scene, int(scene.box.pos[0] > 0.06), self._lift)
+
+    def _lift(self, scene: BoxScene) -> None:
+        arm = int(scene.held[1])
+        self._holder = arm
+
+        def down(s: BoxScene) -> None:
+            self.bring(arm, "sheet down", self._box_at(arm, MAT, 0.0), self.start, 0.8, near=0.0, hesitate=False)
+
+        def over(s: BoxScene) -> None:
+            self.bring(arm, "sheet to the mat", self._box_at(arm, MAT + up(0.03), 0.0), down, near=0.02)
+
+        rise = np.append(scene.box.pos[:2], CARRY_Z)
+        if scene.box.pos[2] < 0.04:
+            self.bring(arm, "sheet up", self._box_at(arm, rise, scene.box.yaw), over, hesitate=False)
+        else:
+            over(scene)
+
+    # ---- flaps -------------------------------------------------------------------------------------
+
+    def _pusher(self, flap: Flap, beyond: float, height: float) -> Callable[[BoxScene], Spot]:
+        def spot(s: BoxScene) -> Spot:
+            x, y = flap.pusher(beyond)
+            return np.append(s.box.at(x, y, 0.0)[:2], height), s.box.yaw
+
+        return spot
+
+    def _clear(self, scene: BoxScene, arm: int, then: Phase) -> None:
+        """Up, so that the hand passes over the walls."""
+        tip, yaw = scene.tips[arm].copy(), scene.tip_yaws[arm]
+        if tip[2] > HIGH - 0.015:
+            then(scene)
+            return
+        tip[2] = HIGH
+        self.bring(arm, "hand up", lambda s: (tip, yaw), then, hesitate=False)
+
+    def _fold(self, scene: BoxScene, flap: Flap) -> None:
+        arm, name = flap.arm, f"{flap.name} flap"
+        beyond = 0.003
+        outside = TALL + 0.012
+
+        def back(s: BoxScene) -> None:
+            self.bring(arm, f"off the {name}", self._pusher(flap, 0.03, PUSH_Z + 0.01), after, hesitate=False)
+
+        def after(s: BoxScene) -> None:
+            self.start(s)
+
+        def push(s: BoxScene) -> None:
+            spot = self._pusher(flap, beyond, PUSH_Z)
+            self.bring(arm, f"push the {name}", spot, back, 0.7, near=0.0, hesitate=False)
+
+        def down(s: BoxScene) -> None:
+            spot = self._pusher(flap, outside, PUSH_Z)
+            self.bring(arm, f"down by the {name}", spot, push, near=0.04, hesitate=False)
+
+        def over(s: BoxScene) -> None:
+            self.hand(arm).grip(0.0)
+            self.bring(arm, f"to the {name}", self._pusher(flap, outside, HIGH), down, near=0.06)
+
+        self._clear(scene, arm, over)
+
+    # ---- the label ---------------------------------------------------------------------------------
+
+    def _label(self, scene: BoxScene) -> None:
+        self._clear(scene, 1, self._stick if scene.state["label"] != OFFERED else self._to_dispenser)
+
+    def _to_dispenser(self, scene: BoxScene) -> None:
+        before = lambda s: (s.dispenser + (0.0, -0.05, 0.0), 0.0)  # noqa: E731
+        touching = lambda s: (s.dispenser + (0.0, -0.0105, 0.0), 0.0)  # noqa: E731
+
+        def touch(s: BoxScene) -> None:
+            self.bring(1, "touch the label", touching, away, 0.7, near=0.0, hesitate=False)
+
+        def away(s: BoxScene) -> None:
+            off = before(s)[0] + up(HIGH - LABEL_Z)
+            self.bring(1, "label off", lambda t: (off, 0.0), self.start, hesitate=False)
+
+        self._right.grip(0.0)
+        self.bring(1, "to the label", before, touch, near=0.04)
+
+    def _stick(self, scene: BoxScene) -> None:
+        def at(out: float, height: float | None = None) -> Callable[[BoxScene], Spot]:
+            def spot(s: BoxScene) -> Spot:
+                place = s.label_place - out * s.box.rotation[:, 1]
+                if height is not None:
+                    place[2] = height
+                return self.carried_to(1, s, s.label, place, s.box.yaw)
+
+            return spot
+
+        def down(s: BoxScene) -> None:
+            self.bring(1, "label down", at(0.045), onto, near=0.02, hesitate=False)
+
+        def onto(s: BoxScene) -> None:
+            press, yaw = at(-0.004)(s)
+            self.bring(1, "press the label", lambda t: (press, yaw), hold, 0.6, near=0.0)
+
+        def hold(s: BoxScene) -> None:
+            begun = self._ticks
+            over = lambda t: t.state["pressed"] >= 0.97 or self._ticks - begun > 100  # noqa: E731
+            self.wait("pressing", over, off)
+
+        def off(s: BoxScene) -> None:
+            tip, yaw = s.tips[1] - 0.04 * s.box.rotation[:, 1], s.tip_yaws[1]
+            self.bring(1, "off the label", lambda t: (tip, yaw), self.start, hesitate=False)
+
+        self.bring(1, "label to the box", at(0.045, HIGH), down, near=0.04)
+
+    # ---- the crate ---------------------------------------------------------------------------------
+
+    def _to_crate(self, scene: BoxScene) -> None:
+        aside = np.zeros(3)
+
+        def release(s: BoxScene) -> None:
+            self._holder = None
+            self.let_go(1, "box", self.start)
+
+        def down(s: BoxScene) -> None:
+            place = s.crate + aside + up(0.003)
+            self.bring(1, "box down", self._box_at(1, place, 0.0), release, 0.8, near=0.0, hesitate=False)
+
+        def over(s: BoxScene) -> None:
+            place = s.crate + aside + up(CARRY_Z)
+            self.bring(1, "box over the crate", self._box_at(1, place, 0.0), down, near=0.02)
+
+        rise = np.append(scene.box.pos[:2], CARRY_Z)
+        self._left.go(PARKS[0], 0.0, 0.8 * self._speed)
+        self.bring(1, "box up", self._box_at(1, rise, scene.box.yaw), over, hesitate=False)
