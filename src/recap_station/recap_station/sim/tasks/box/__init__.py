@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
 
 PRESS_S = 0.5  # for a label to stick for good
-LIFTED = 0.03  # height at which what is not latched or stuck gives way, m
+LIFTED = 0.02  # height at which what is not latched or stuck gives way, m
 TOUCH = 0.003  # how near counts as touching, m
 CLOSED = 0.02  # a gripper open wider than this drops the label, m
 FLAT = np.array([0.5, 0.5, 0.5, 0.5])  # quaternion of a label on the front flap
@@ -77,8 +77,8 @@ class Dials:
     sheet_y: tuple[float, float] = (-0.13, -0.06)
     sheet_yaw: tuple[float, float] = (-0.25, 0.25)
     dispenser_x: tuple[float, float] = (0.16, 0.20)
-    crate_x: tuple[float, float] = (0.18, 0.21)
-    crate_y: tuple[float, float] = (-0.15, -0.12)
+    crate_x: tuple[float, float] = (0.185, 0.215)
+    crate_y: tuple[float, float] = (-0.12, -0.09)
 
 
 class Box(SimTask):

@@ -101,7 +101,7 @@ class BoxSigns(Signs):
         return ""
 
     def repaired(self, scene: BoxScene, stage: int, wrong: int) -> bool:
-        safe = stage > wrong or (wrong == 3 and scene.held[1] and scene.box.pos[2] > 0.02)
+        safe = stage > wrong or (wrong == 3 and scene.held[1] and scene.box.pos[2] > 0.025)
         return bool(safe and not self.trouble(scene, stage, 0))
 
 

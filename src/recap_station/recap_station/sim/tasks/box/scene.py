@@ -23,7 +23,7 @@ LABEL = (0.015, 0.001, 0.012)  # half sizes
 LABEL_AT = np.array([0.028, 0.026])  # its middle on the front flap: above the hinge, right of the middle
 STRAIGHT = 0.008  # how far off its place a label may be
 
-MAT = np.array([-0.03, 0.0, THIN])  # where the box is built
+MAT = np.array([-0.04, 0.035, THIN])  # where the box is built
 LABEL_Z = 0.06  # of the label that the dispenser shows
 CRATE_HALF = (HALF_X + 0.018, HALF_Y + 0.018)  # inside
 CRATE_WALL = 0.009  # half height
@@ -151,8 +151,8 @@ def flap_mjcf(flap: Flap) -> str:
   <joint name="{flap.name}_flap" axis="0 -1 0" range="0 2.3" stiffness="0.02" springref="{CREASE}"
    damping="0.0015" armature="0.0001"/>
   <geom class="solid" type="box" pos="{TALL / 2 + 0.001} 0 0" size="{TALL / 2 - 0.001} {width} {THIN}"
-   contype="2" rgba="0.80 0.60 0.36 1" mass="0.004"/>
-  <geom class="visual" type="box" pos="{TALL - 0.004} 0 0" size="0.004 {width} {THIN + 0.0003}"
+   contype="2" priority="1" friction="0.15 0.005 0.0001" rgba="0.80 0.60 0.36 1" mass="0.004"/>
+  <geom class="visual" type="box" pos="{TALL - 0.0035} 0 0" size="0.004 {width + 0.0005} {THIN + 0.0005}"
    rgba="0.55 0.34 0.14 1" mass="0"/>
  </body>"""
 

@@ -19,6 +19,8 @@ from recap_station.sim.steps import Spot, Steps
 from recap_station.sim.styles import Style
 from recap_station.sim.tasks.box.scene import (
     CATCH,
+    CAUGHT,
+    CREASE,
     ENOUGH_PRESSED,
     FLAPS,
     IN_HAND,
@@ -36,10 +38,12 @@ from recap_station.sim.tasks.box.scene import (
 
 HIGH = 0.085  # of a tip above the table that passes over standing walls
 PUSH_Z = 0.022
-CARRY_Z = 0.06  # of the box
+CARRY_Z = 0.035  # of the box
+RISE = 0.10  # of a hand that lets go of the rib: over the walls of a box that is then lifted
 PARKS = (np.array([-0.22, -0.10, 0.16]), np.array([0.20, 0.02, 0.16]))
 GRIP_UP = up(0.003)
-UNNOTICED = 0.9
+WEAK = 0.245  # gripper command that only just holds the rib
+UNNOTICED = 0.9  # of the mistakes of its kind, how many are made where nothing shows them yet
 
 Phase = Callable[[BoxScene], None]
 
@@ -85,7 +89,8 @@ class BoxScript(Steps):
         if scene.state["label"] != ON_BOX:
             self._stuck = False
             return False
-        return self._stuck or scene.state["pressed"] >= ENOUGH_PRESSED
+        self._stuck = self._stuck or scene.state["pressed"] >= ENOUGH_PRESSED
+        return self._stuck
 
     # ---- who holds the box -------------------------------------------------------------------------
 
@@ -95,7 +100,7 @@ class BoxScript(Steps):
             self._take_rib(scene, arm, lambda s: self._with_grip(s, arm, then))
         elif scene.held[1 - arm]:
             self._holder = arm
-            self.let_go(1 - arm, "rib", then)
+            self.let_go(1 - arm, "rib", then, RISE)
         else:
             self._holder = arm
             then(scene)
@@ -110,9 +115,22 @@ class BoxScript(Steps):
     def _fetch(self, scene: BoxScene) -> None:
         """The sheet, or a box with something amiss, to the mat."""
         if any(scene.held):
-            self._lift(scene)
+            self._with_grip(scene, int(not scene.held[0]), self._lift)
             return
-        self._take_rib(scene, int(scene.box.pos[0] > 0.06), self._lift)
+        arm = int(scene.box.pos[0] > 0.06)
+        error, weak = np.zeros(3), False
+        if self._mistake("grasp", self.style.bad_grasp):
+            weak = self._rng.random() < 0.6
+            if not weak:  # comes down beside it
+                across = self._rng.choice([-1.0, 1.0]) * self._rng.uniform(0.028, 0.036)
+                error = across * scene.box.rotation[:, 1]
+
+        def lift(s: BoxScene) -> None:
+            if weak:
+                self.hand(arm).grip(WEAK)
+            self._lift(s)
+
+        self._take_rib(scene, arm, lift, error)
 
     def _lift(self, scene: BoxScene) -> None:
         arm = int(scene.held[1])
@@ -125,7 +143,7 @@ class BoxScript(Steps):
             self.bring(arm, "sheet to the mat", self._box_at(arm, MAT + up(0.03), 0.0), down, near=0.02)
 
         rise = np.append(scene.box.pos[:2], CARRY_Z)
-        if scene.box.pos[2] < 0.04:
+        if scene.box.pos[2] < CARRY_Z - 0.01:
             self.bring(arm, "sheet up", self._box_at(arm, rise, scene.box.yaw), over, hesitate=False)
         else:
             over(scene)
@@ -148,20 +166,32 @@ class BoxScript(Steps):
         tip[2] = HIGH
         self.bring(arm, "hand up", lambda s: (tip, yaw), then, hesitate=False)
 
+    def _how_far(self) -> tuple[float, bool]:
+        """Where a push ends, metres before the hinge, and whether a flap that leans then seems well."""
+        if not self._mistake("fold", self.style.misaligned):
+            return 0.003, False
+        kind = self._rng.random()
+        if kind < 0.1:  # crushes it
+            return -self._rng.uniform(0.022, 0.030), False
+        low, high = (CATCH + 0.07, LATCH - 0.05) if kind < 0.6 else (CREASE + 0.15, CATCH - 0.1)
+        return TALL * math.cos(self._rng.uniform(low, high)), bool(self._rng.random() < UNNOTICED)
+
     def _fold(self, scene: BoxScene, flap: Flap) -> None:
         arm, name = flap.arm, f"{flap.name} flap"
-        beyond = 0.003
+        beyond, unnoticed = self._how_far()
         outside = TALL + 0.012
 
         def back(s: BoxScene) -> None:
             self.bring(arm, f"off the {name}", self._pusher(flap, 0.03, PUSH_Z + 0.01), after, hesitate=False)
 
         def after(s: BoxScene) -> None:
+            if unnoticed and s.state[flap.name] == CAUGHT:
+                self._believed.add(flap.name)
             self.start(s)
 
         def push(s: BoxScene) -> None:
-            spot = self._pusher(flap, beyond, PUSH_Z)
-            self.bring(arm, f"push the {name}", spot, back, 0.7, near=0.0, hesitate=False)
+            spot = self._pusher(flap, beyond, PUSH_Z)(s)  # fixed: what does not give way is not pushed harder
+            self.bring(arm, f"push the {name}", lambda t: spot, back, 0.7, near=0.0, hesitate=False)
 
         def down(s: BoxScene) -> None:
             spot = self._pusher(flap, outside, PUSH_Z)
@@ -179,8 +209,11 @@ class BoxScript(Steps):
         self._clear(scene, 1, self._stick if scene.state["label"] != OFFERED else self._to_dispenser)
 
     def _to_dispenser(self, scene: BoxScene) -> None:
-        before = lambda s: (s.dispenser + (0.0, -0.05, 0.0), 0.0)  # noqa: E731
-        touching = lambda s: (s.dispenser + (0.0, -0.0105, 0.0), 0.0)  # noqa: E731
+        aside = 0.0
+        if self._mistake("touch", self.style.misaligned):
+            aside = self._rng.choice([-1.0, 1.0]) * self._rng.uniform(0.008, 0.030)
+        before = lambda s: (s.dispenser + (aside, -0.05, 0.0), 0.0)  # noqa: E731
+        touching = lambda s: (s.dispenser + (aside, -0.0105, 0.0), 0.0)  # noqa: E731
 
         def touch(s: BoxScene) -> None:
             self.bring(1, "touch the label", touching, away, 0.7, near=0.0, hesitate=False)
@@ -193,9 +226,16 @@ class BoxScript(Steps):
         self.bring(1, "to the label", before, touch, near=0.04)
 
     def _stick(self, scene: BoxScene) -> None:
+        aside, enough = np.zeros(3), 0.97
+        if self._mistake("label", 0.4 * self.style.misaligned):
+            angle = self._rng.uniform(0.0, 2 * math.pi)
+            aside = self._rng.uniform(0.011, 0.016) * np.array([math.cos(angle), 0.0, 0.7 * math.sin(angle)])
+        if self._mistake("press", UNNOTICED * self.style.early_release):
+            enough = self._rng.uniform(0.2, 0.7)
+
         def at(out: float, height: float | None = None) -> Callable[[BoxScene], Spot]:
             def spot(s: BoxScene) -> Spot:
-                place = s.label_place - out * s.box.rotation[:, 1]
+                place = s.label_place + s.box.rotation @ (aside - (0.0, out, 0.0))
                 if height is not None:
                     place[2] = height
                 return self.carried_to(1, s, s.label, place, s.box.yaw)
@@ -211,10 +251,11 @@ class BoxScript(Steps):
 
         def hold(s: BoxScene) -> None:
             begun = self._ticks
-            over = lambda t: t.state["pressed"] >= 0.97 or self._ticks - begun > 100  # noqa: E731
+            over = lambda t: t.state["pressed"] >= enough or self._ticks - begun > 100  # noqa: E731
             self.wait("pressing", over, off)
 
         def off(s: BoxScene) -> None:
+            self._stuck = s.state["pressed"] >= min(enough, ENOUGH_PRESSED)
             tip, yaw = s.tips[1] - 0.04 * s.box.rotation[:, 1], s.tip_yaws[1]
             self.bring(1, "off the label", lambda t: (tip, yaw), self.start, hesitate=False)
 
@@ -224,6 +265,10 @@ class BoxScript(Steps):
 
     def _to_crate(self, scene: BoxScene) -> None:
         aside = np.zeros(3)
+        if self._mistake("crate", 0.5 * self.style.misaligned):
+            angle = self._rng.uniform(0.0, 2 * math.pi)
+            aside[:2] = self._rng.uniform(0.026, 0.034) * np.array([math.cos(angle), math.sin(angle)])
+        blind = self._mistake("look", UNNOTICED * self.style.early_release)
 
         def release(s: BoxScene) -> None:
             self._holder = None
@@ -234,6 +279,9 @@ class BoxScript(Steps):
             self.bring(1, "box down", self._box_at(1, place, 0.0), release, 0.8, near=0.0, hesitate=False)
 
         def over(s: BoxScene) -> None:
+            if not blind and not (self._next_flap(s) is None and self._labelled(s)):
+                self.start(s)  # something has sprung open or fallen off
+                return
             place = s.crate + aside + up(CARRY_Z)
             self.bring(1, "box over the crate", self._box_at(1, place, 0.0), down, near=0.02)
 
