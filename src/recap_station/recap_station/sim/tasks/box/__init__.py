@@ -114,9 +114,7 @@ class Box(SimTask):
 
     def read(self, data: mujoco.MjData, grips: GripReader, memory: np.ndarray) -> BoxScene:
         hands = grips.read(data)
-        box, label = (
-            Thing(data.xpos[i].copy(), data.xmat[i].reshape(3, 3).copy()) for i in self._bodies[:2]
-        )
+        box, label = (Thing(data.xpos[i].copy(), data.xmat[i].reshape(3, 3).copy()) for i in self._bodies[:2])
         rib = box.at(0.0, 0.0, RIB_Z)
         held = [hands.hold_bar(arm, rib, box.rotation[:, 0], RIB_LONG, RIB_HALF) for arm in (0, 1)]
         edges = [data.xpos[i] + TALL * data.xmat[i].reshape(3, 3)[:, 0] for i in self._flaps]

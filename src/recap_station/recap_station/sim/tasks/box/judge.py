@@ -55,7 +55,7 @@ class BoxJudge(Judge):
 
 
 class BoxSigns(Signs):
-    """What an onlooker sees. He sees whether a flap stands upright or leans, and whether the label is flat."""
+    """What an onlooker sees. He sees whether a flap stands or leans, and whether the label is flat."""
 
     def to_go(self, scene: BoxScene, stage: int) -> float:
         left, right = scene.tips
@@ -88,6 +88,8 @@ class BoxSigns(Signs):
     def trouble(self, scene: BoxScene, stage: int, furthest: int) -> str:
         if not scene.on_mat and not any(scene.held) and furthest > 0 and not scene.in_crate:
             return "the box was dropped"
+        if scene.on_mat and (scene.slipped(0) or scene.slipped(1)):
+            return "the sheet slides in the hand"
         if furthest > stage and stage == 1:
             return "a flap has sprung open"
         for flap, edge, held in zip(FLAPS, scene.edges, scene.flaps, strict=True):

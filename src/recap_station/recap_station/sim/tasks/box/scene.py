@@ -18,7 +18,8 @@ HALF_X, HALF_Y = 0.056, 0.068  # of the base: an open gripper fits between the w
 TALL = 0.050  # of a flap, from its hinge
 RIB_HALF, RIB_Z, RIB_LONG = 0.010, 0.018, 0.050  # half width, height of its middle, half length
 GRASP = 0.028  # from the rib's middle to where each hand takes it
-CREASE, CATCH, LATCH, CRUSH = 0.61, 1.08, 1.40, 1.95  # angles of a flap, rad: at rest, and from where it ...
+SLIP = 0.016  # along the rib: more is a hand that slides, m
+CREASE, CATCH, LATCH, CRUSH = 0.61, 1.08, 1.40, 1.95  # angles of a flap: at rest, and where it ...
 LABEL = (0.015, 0.001, 0.012)  # half sizes
 LABEL_AT = np.array([0.028, 0.026])  # its middle on the front flap: above the hinge, right of the middle
 STRAIGHT = 0.008  # how far off its place a label may be
@@ -116,6 +117,11 @@ class BoxScene(Scene):
     def grasp(self, arm: int) -> np.ndarray:
         return self.box.at(GRASP if arm else -GRASP, 0.0, RIB_Z)
 
+    def slipped(self, arm: int) -> bool:
+        """Whether this hand holds the rib elsewhere than it should: the other has no place beside it."""
+        off = float((self.tips[arm] - self.grasp(arm)) @ self.box.rotation[:, 0])
+        return bool(self.held[arm] and abs(off) > SLIP)
+
     @property
     def flaps(self) -> tuple[float, ...]:
         return tuple(self.state[flap.name] for flap in FLAPS)
@@ -185,7 +191,8 @@ def props_mjcf() -> str:
  {"".join(flap_mjcf(flap) for flap in FLAPS)}
 </body>
 <body name="label" pos="0.2 0.169 {LABEL_Z}" gravcomp="1"><freejoint name="label"/>
- <geom class="visual" type="box" size="{LABEL[0]} {LABEL[1]} {LABEL[2]}" rgba="0.98 0.98 0.98 1" mass="0.002"/>
+ <geom class="visual" type="box" size="{LABEL[0]} {LABEL[1]} {LABEL[2]}" rgba="0.98 0.98 0.98 1"
+  mass="0.002"/>
  <geom class="visual" type="box" size="{LABEL[0] - 0.004} {LABEL[1] + 0.0003} 0.004" rgba="0.1 0.2 0.9 1"
   mass="0"/>
 </body>"""

@@ -67,8 +67,12 @@ class BoxScript(Steps):
         self._holder = None
         flap = self._next_flap(scene)
         built = flap is None and self._labelled(scene)
+        slipped = [arm for arm in (0, 1) if scene.slipped(arm)]
         if not built and not scene.on_mat:
             self._fetch(scene)
+        elif slipped and scene.on_mat:
+            arm = slipped[0]
+            self.let_go(arm, "rib", lambda s: self._with_grip(s, arm, self.start))
         elif flap is not None:
             self._with_grip(scene, 1 - flap.arm, lambda s: self._fold(s, flap))
         elif not self._labelled(scene):
@@ -137,7 +141,9 @@ class BoxScript(Steps):
         self._holder = arm
 
         def down(s: BoxScene) -> None:
-            self.bring(arm, "sheet down", self._box_at(arm, MAT, 0.0), self.start, 0.8, near=0.0, hesitate=False)
+            self.bring(
+                arm, "sheet down", self._box_at(arm, MAT, 0.0), self.start, 0.8, near=0.0, hesitate=False
+            )
 
         def over(s: BoxScene) -> None:
             self.bring(arm, "sheet to the mat", self._box_at(arm, MAT + up(0.03), 0.0), down, near=0.02)
@@ -171,7 +177,7 @@ class BoxScript(Steps):
         if not self._mistake("fold", self.style.misaligned):
             return 0.003, False
         kind = self._rng.random()
-        if kind < 0.1:  # crushes it
+        if kind < 0.12:  # crushes it
             return -self._rng.uniform(0.022, 0.030), False
         low, high = (CATCH + 0.07, LATCH - 0.05) if kind < 0.6 else (CREASE + 0.15, CATCH - 0.1)
         return TALL * math.cos(self._rng.uniform(low, high)), bool(self._rng.random() < UNNOTICED)
@@ -212,8 +218,8 @@ class BoxScript(Steps):
         aside = 0.0
         if self._mistake("touch", self.style.misaligned):
             aside = self._rng.choice([-1.0, 1.0]) * self._rng.uniform(0.008, 0.030)
-        before = lambda s: (s.dispenser + (aside, -0.05, 0.0), 0.0)  # noqa: E731
-        touching = lambda s: (s.dispenser + (aside, -0.0105, 0.0), 0.0)  # noqa: E731
+        before = lambda s: (s.dispenser + np.array([aside, -0.05, 0.0]), 0.0)  # noqa: E731
+        touching = lambda s: (s.dispenser + np.array([aside, -0.0105, 0.0]), 0.0)  # noqa: E731
 
         def touch(s: BoxScene) -> None:
             self.bring(1, "touch the label", touching, away, 0.7, near=0.0, hesitate=False)
@@ -227,7 +233,7 @@ class BoxScript(Steps):
 
     def _stick(self, scene: BoxScene) -> None:
         aside, enough = np.zeros(3), 0.97
-        if self._mistake("label", 0.4 * self.style.misaligned):
+        if self._mistake("label", 0.6 * self.style.misaligned):
             angle = self._rng.uniform(0.0, 2 * math.pi)
             aside = self._rng.uniform(0.011, 0.016) * np.array([math.cos(angle), 0.0, 0.7 * math.sin(angle)])
         if self._mistake("press", UNNOTICED * self.style.early_release):
