@@ -38,7 +38,7 @@ from recap_station.sim.tasks.box.scene import (
 
 HIGH = 0.085  # of a tip above the table that passes over standing walls
 PUSH_Z = 0.022
-CARRY_Z = 0.035  # of the box
+CARRY_Z = 0.05  # of the box
 RISE = 0.10  # of a hand that lets go of the rib: over the walls of a box that is then lifted
 PARKS = (np.array([-0.22, -0.10, 0.16]), np.array([0.20, 0.02, 0.16]))
 GRIP_UP = up(0.003)
@@ -196,8 +196,11 @@ class BoxScript(Steps):
             self.start(s)
 
         def push(s: BoxScene) -> None:
-            spot = self._pusher(flap, beyond, PUSH_Z)(s)  # fixed: what does not give way is not pushed harder
-            self.bring(arm, f"push the {name}", lambda t: spot, back, 0.7, near=0.0, hesitate=False)
+            spot = self._pusher(flap, beyond, PUSH_Z)(s)  # fixed: what slides away is not pursued
+            self.bring(arm, f"push the {name}", lambda t: spot, pushed, 0.7, near=0.0, hesitate=False)
+
+        def pushed(s: BoxScene) -> None:  # the arm lags behind
+            self.wait(f"push the {name}", lambda t: t.state[flap.name] == LATCHED or self._since > 0.3, back)
 
         def down(s: BoxScene) -> None:
             spot = self._pusher(flap, outside, PUSH_Z)
