@@ -108,6 +108,7 @@ class Box(SimTask):
         sheet = np.array([rng.uniform(*d.sheet_x), rng.uniform(*d.sheet_y), THIN])
         put_free_body(model, data, "sheet", sheet, rng.uniform(*d.sheet_yaw))
         data.qpos[self._hinges] = CREASE
+        model.eq_data[self._latches, 0] = 0.0
         data.mocap_pos[0] = (rng.uniform(*d.crate_x), rng.uniform(*d.crate_y), 0.0)
         data.mocap_pos[1] = (rng.uniform(*d.dispenser_x), 0.17, LABEL_Z)
         self.offer(model, data)
@@ -143,13 +144,13 @@ class Box(SimTask):
             if held == OPEN and angle >= CATCH:
                 held = CAUGHT
                 model.eq_data[latch, 0] = angle
-            if held == CAUGHT:  # it stays where it was pushed to
-                model.eq_data[latch, 0] = max(model.eq_data[latch, 0], angle)
-                if angle >= LATCH:
-                    held = LATCHED
-                    model.eq_data[latch, 0] = 0.5 * math.pi
-                elif scene.box.pos[2] > LIFTED:
-                    held = OPEN
+            if held == CAUGHT and angle >= LATCH:
+                held = LATCHED
+            elif held == CAUGHT and scene.box.pos[2] > LIFTED:
+                held = OPEN
+            # one that is caught stays where it was pushed to
+            at = 0.5 * math.pi if held == LATCHED else max(model.eq_data[latch, 0], angle)
+            model.eq_data[latch, 0] = at
             data.eq_active[latch] = held != OPEN
             m[flap.name] = held
             if angle > CRUSH:

@@ -21,6 +21,9 @@ from recap_station.sim.tasks.box.scene import (
 )
 
 
+AWAY = 0.06  # a hand this far from a flap or the label has done with it, m
+
+
 class BoxJudge(Judge):
     """Success: the box stands in the crate, all flaps latched, the label straight, no hand on it."""
 
@@ -55,7 +58,13 @@ class BoxJudge(Judge):
 
 
 class BoxSigns(Signs):
-    """What an onlooker sees. He sees whether a flap stands or leans, and whether the label is flat."""
+    """What an onlooker sees. He sees whether a flap stands or leans, and whether the label is flat.
+
+    He remembers what he last saw go wrong, and how many flaps were latched then.
+    """
+
+    def __init__(self) -> None:
+        self._seen, self._latched = "", 0
 
     def to_go(self, scene: BoxScene, stage: int) -> float:
         left, right = scene.tips
@@ -86,25 +95,34 @@ class BoxSigns(Signs):
         return to_go + min(edges) + 2.0 * len(open_) - sum(0.1 * scene.angles[i] for i in mine)
 
     def trouble(self, scene: BoxScene, stage: int, furthest: int) -> str:
-        if not scene.on_mat and not any(scene.held) and furthest > 0 and not scene.in_crate:
+        self._latched = scene.flaps.count(LATCHED)
+        self._seen = self._wrong(scene, stage)
+        if self._seen or furthest <= stage:
+            return self._seen
+        if not scene.on_mat and not any(scene.held) and not scene.in_crate:
             return "the box was dropped"
+        return {1: "a flap has sprung open", 2: "the label fell off"}.get(stage, "")
+
+    def _wrong(self, scene: BoxScene, stage: int) -> str:
+        """What is visibly wrong in this moment, whatever went before."""
         if scene.on_mat and (scene.slipped(0) or scene.slipped(1)):
             return "the sheet slides in the hand"
-        if furthest > stage and stage == 1:
-            return "a flap has sprung open"
         for flap, edge, held in zip(FLAPS, scene.edges, scene.flaps, strict=True):
-            if held == CAUGHT and _far(scene.tips[flap.arm], edge) > 0.06:
+            if held == CAUGHT and _far(scene.tips[flap.arm], edge) > AWAY:
                 return f"the {flap.name} flap is not latched"
         loose = stage == 3 and scene.state["pressed"] < ENOUGH_PRESSED
-        if loose and _far(scene.tips[1], scene.label.pos) > 0.06:
+        if loose and _far(scene.tips[1], scene.label.pos) > AWAY:
             return "the label is loose"
-        if stage == 2 and furthest == 3:
-            return "the label fell off"
         return ""
 
     def repaired(self, scene: BoxScene, stage: int, wrong: int) -> bool:
-        safe = stage > wrong or (wrong == 3 and scene.held[1] and scene.box.pos[2] > 0.025)
-        return bool(safe and not self.trouble(scene, stage, 0))
+        if self._wrong(scene, stage):
+            return False
+        if self._seen:
+            return any(scene.held)
+        if wrong == 1 and scene.flaps.count(LATCHED) > self._latched:
+            return True
+        return bool(stage > wrong or (wrong == 3 and scene.held[1] and scene.box.pos[2] > 0.025))
 
 
 def _far(a: np.ndarray, b: np.ndarray) -> float:
