@@ -1,5 +1,6 @@
 import math
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ from recap_station.contract import load_station, load_task
 from recap_station.sim.cell import Cell
 from recap_station.sim.expert import FAST, Expert
 from recap_station.sim.scene import TruthReader
+from recap_station.sim.script import up
 from recap_station.sim.task import put_free_body
 from recap_station.sim.tasks.box.scene import CAUGHT, FLAPS, LATCHED, MAT, MEMORY, ON_BOX, OPEN, THIN
 from recap_teleop.operator import Operator
@@ -33,9 +35,10 @@ def build(
         angle = angles.get(flap.name, 0.5 * math.pi)
         cell.data.qpos[cell.model.joint(flap.name + "_flap").qposadr[0]] = angle
     cell.props.memory = np.array([{**FOLDED, **memory}.get(name, 0.0) for name in MEMORY])
+    mujoco.mj_kinematics(cell.model, cell.data)
     cell._scene = None
     if "label" in memory:
-        at = place + cell.scene().label_place - cell.scene().box.pos + (aside, 0.0, 0.0)
+        at = cell.scene().label_place + np.array([aside, 0.0, 0.0])
         put_free_body(cell.model, cell.data, "label", at, 0.0)
 
 
@@ -87,17 +90,17 @@ def test_truth_tells_the_scene_and_its_memory(cell):
 
 @pytest.mark.parametrize("height", [0.0, 0.15])
 def test_a_flap_pushed_too_little_springs_open_only_once_the_box_is_lifted(cell, height):
-    build(cell, MAT + (0.0, 0.0, height), {"right": 1.25}, right=CAUGHT)
+    build(cell, MAT + up(height), {"right": 1.25}, right=CAUGHT)
     wait(cell, 0.14)
     right, left = cell.scene().angles[1], cell.scene().angles[3]
     assert cell.scene().state["right"] == (OPEN if height else CAUGHT)
     assert (right < 1.1) == (height > 0) and abs(left - 0.5 * math.pi) < 0.05
-    assert cell.truth().stage == "fold" if height else "label"
+    assert cell.truth().stage == ("fold" if height else "label")
 
 
 @pytest.mark.parametrize(("pressed", "height"), [(0.5, 0.0), (0.5, 0.15), (1.0, 0.15)])
 def test_a_label_pressed_too_shortly_falls_off_only_once_the_box_is_lifted(cell, pressed, height):
-    build(cell, MAT + (0.0, 0.0, height), {}, label=ON_BOX, pressed=pressed)
+    build(cell, MAT + up(height), {}, label=ON_BOX, pressed=pressed)
     wait(cell, 0.06)
     scene = cell.scene()
     fell = pressed < 0.8 and height > 0
@@ -119,7 +122,7 @@ def test_what_was_done_badly_fails_only_when_the_box_is_delivered(cell, angles, 
     build(cell, MAT, angles, aside, **memory)
     wait(cell, 0.3)
     assert not over(cell)
-    crate = cell.scene().crate + (0.0, 0.0, THIN)
+    crate = cell.scene().crate + up(THIN)
     build(cell, crate, angles, aside, **memory)
     wait(cell, 2.0)
     assert cell.truth().success == good and cell.truth().failure == (not good)

@@ -20,7 +20,6 @@ from recap_station.sim.tasks.box.scene import (
     BoxScene,
 )
 
-
 AWAY = 0.06  # a hand this far from a flap or the label has done with it, m
 
 
