@@ -6,9 +6,10 @@ the last. The right hand touches a label off the dispenser, presses it on the fr
 into the crate.
 
 Grips are friction; without a holding hand, the sheet slides away from a push. Hinges are springs: a flap that
-is pushed far enough latches by a joint equality, one pushed a little less is caught, and springs open once
-the box is lifted. The label is glued: it follows the finger that touched it, then the wall it is pressed on;
-pressed too shortly, it falls off when the box is lifted, and the dispenser shows the next.
+is pushed far enough latches, by a stiffer spring about the upright; one pushed a little less is caught, and
+springs open once the box is lifted; one pushed too far is crushed. The label is glued: it follows the finger
+that touched it, then the wall it is pressed on; pressed too shortly, it falls off when the box is lifted, and
+the dispenser shows the next.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from recap_station.sim.tasks.box.scene import (
     CREASE,
     CRUSH,
     ENOUGH_PRESSED,
-    EQUALITY,
     FLAPS,
     FRONT,
     HALF_X,
@@ -44,6 +44,7 @@ from recap_station.sim.tasks.box.scene import (
     LABEL_Z,
     LATCH,
     LATCHED,
+    LIMP,
     MEMORY,
     OFFERED,
     ON_BOX,
@@ -51,6 +52,7 @@ from recap_station.sim.tasks.box.scene import (
     RIB_HALF,
     RIB_LONG,
     RIB_Z,
+    STIFF,
     TALL,
     THIN,
     BoxScene,
@@ -62,7 +64,7 @@ from recap_station.sim.tasks.box.script import BoxScript
 if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
 
-PRESS_S = 0.5  # for a label to stick for good
+PRESS_S = 1.5  # for a label to stick for good
 LIFTED = 0.02  # height at which what is not latched or stuck gives way, m
 TOUCH = 0.003  # how near counts as touching, m
 CLOSED = 0.02  # a gripper open wider than this drops the label, m
@@ -74,11 +76,11 @@ class Dials:
     """Section `sim:` of the task's YAML: where things stand at the start. Metres and radians."""
 
     sheet_x: tuple[float, float] = (-0.20, -0.15)
-    sheet_y: tuple[float, float] = (-0.13, -0.06)
+    sheet_y: tuple[float, float] = (-0.12, -0.05)
     sheet_yaw: tuple[float, float] = (-0.25, 0.25)
     dispenser_x: tuple[float, float] = (0.16, 0.20)
-    crate_x: tuple[float, float] = (0.185, 0.215)
-    crate_y: tuple[float, float] = (-0.12, -0.09)
+    crate_x: tuple[float, float] = (0.19, 0.22)
+    crate_y: tuple[float, float] = (-0.09, -0.06)
 
 
 class Box(SimTask):
@@ -90,14 +92,11 @@ class Box(SimTask):
     def mjcf(self) -> str:
         return props_mjcf()
 
-    def assets_mjcf(self) -> str:
-        return EQUALITY
-
     def bind(self, model: mujoco.MjModel) -> None:
         self._bodies = [model.body(name).id for name in ("sheet", "label", "dispenser", "crate")]
         self._flaps = [model.body(flap.name + "_flap").id for flap in FLAPS]
         self._hinges = [model.joint(flap.name + "_flap").qposadr[0] for flap in FLAPS]
-        self._latches = [model.equality(flap.name + "_latch").id for flap in FLAPS]
+        self._joints = {model.joint(i).qposadr[0]: i for i in range(model.njnt)}
         self._hand = model.body("right_arm/wrist_rotate").id
         self._label = model.joint("label").qposadr[0]
         self._label_v = model.joint("label").dofadr[0]
@@ -108,7 +107,8 @@ class Box(SimTask):
         sheet = np.array([rng.uniform(*d.sheet_x), rng.uniform(*d.sheet_y), THIN])
         put_free_body(model, data, "sheet", sheet, rng.uniform(*d.sheet_yaw))
         data.qpos[self._hinges] = CREASE
-        model.eq_data[self._latches, 0] = 0.0
+        for hinge in self._hinges:
+            self._bend(model, hinge, CREASE, LIMP)
         data.mocap_pos[0] = (rng.uniform(*d.crate_x), rng.uniform(*d.crate_y), 0.0)
         data.mocap_pos[1] = (rng.uniform(*d.dispenser_x), 0.17, LABEL_Z)
         self.offer(model, data)
@@ -131,30 +131,30 @@ class Box(SimTask):
 
     def tick(self, model: mujoco.MjModel, data: mujoco.MjData, scene: BoxScene, step_s: float) -> bool:
         m = dict(scene.state)
-        self._flaps_tick(model, data, scene, m)
+        self._flaps_tick(model, scene, m)
         self._label_tick(model, data, scene, m, step_s)
         self.memory = np.array([m[name] for name in MEMORY])
         return True
 
-    def _flaps_tick(
-        self, model: mujoco.MjModel, data: mujoco.MjData, scene: BoxScene, m: dict[str, float]
-    ) -> None:
-        for flap, angle, latch in zip(FLAPS, scene.angles, self._latches, strict=True):
+    def _flaps_tick(self, model: mujoco.MjModel, scene: BoxScene, m: dict[str, float]) -> None:
+        for flap, angle, hinge in zip(FLAPS, scene.angles, self._hinges, strict=True):
             held = m[flap.name]
             if held == OPEN and angle >= CATCH:
                 held = CAUGHT
-                model.eq_data[latch, 0] = angle
             if held == CAUGHT and angle >= LATCH:
                 held = LATCHED
             elif held == CAUGHT and scene.box.pos[2] > LIFTED:
                 held = OPEN
-            # one that is caught stays where it was pushed to
-            at = 0.5 * math.pi if held == LATCHED else max(model.eq_data[latch, 0], angle)
-            model.eq_data[latch, 0] = at
-            data.eq_active[latch] = held != OPEN
+            # what bends it: its crease, or what holds it where it was pushed to
+            rest = {OPEN: CREASE, LATCHED: 0.5 * math.pi}.get(held, max(model.qpos_spring[hinge], angle))
+            self._bend(model, hinge, rest, STIFF if held != OPEN else LIMP)
             m[flap.name] = held
             if angle > CRUSH:
                 m["crushed"] = 1.0
+
+    def _bend(self, model: mujoco.MjModel, hinge: int, rest: float, stiffness: float) -> None:
+        model.qpos_spring[hinge] = rest
+        model.jnt_stiffness[self._joints[hinge]] = stiffness
 
     def _label_tick(
         self,

@@ -85,6 +85,8 @@ class BoxSigns(Signs):
     def _to_fold(self, scene: BoxScene) -> float:
         """To the nearest open flap of the hand that has one to fold, the other hand on the rib."""
         open_ = [i for i, flap in enumerate(scene.flaps) if flap != LATCHED]
+        if not open_:
+            return 0.0  # the stage is about to change
         arm = max(FLAPS[i].arm for i in open_)
         mine = [i for i in open_ if FLAPS[i].arm == arm]
         other = 1 - arm

@@ -20,11 +20,12 @@ RIB_HALF, RIB_Z, RIB_LONG = 0.010, 0.018, 0.050  # half width, height of its mid
 GRASP = 0.028  # from the rib's middle to where each hand takes it
 SLIP = 0.016  # along the rib: more is a hand that slides, m
 CREASE, CATCH, LATCH, CRUSH = 0.61, 1.08, 1.40, 1.95  # angles of a flap: at rest, and where it ...
+LIMP, STIFF = 0.02, 0.12  # of an open flap's hinge, of a caught or latched one's, N m/rad
 LABEL = (0.015, 0.001, 0.012)  # half sizes
 LABEL_AT = np.array([0.028, 0.026])  # its middle on the front flap: above the hinge, right of the middle
 STRAIGHT = 0.008  # how far off its place a label may be
 
-MAT = np.array([-0.04, 0.035, THIN])  # where the box is built
+MAT = np.array([-0.04, 0.06, THIN])  # where the box is built
 LABEL_Z = 0.06  # of the label that the dispenser shows
 CRATE_HALF = (HALF_X + 0.018, HALF_Y + 0.018)  # inside
 CRATE_WALL = 0.009  # half height
@@ -154,8 +155,8 @@ def flap_mjcf(flap: Flap) -> str:
     width = flap.width - 0.006
     return f"""
  <body name="{flap.name}_flap" pos="{x} {y} 0" euler="0 0 {flap.heading}">
-  <joint name="{flap.name}_flap" axis="0 -1 0" range="0 2.3" stiffness="0.02" springref="{CREASE}"
-   damping="0.0015" armature="0.0001"/>
+  <joint name="{flap.name}_flap" axis="0 -1 0" range="0 2.3" stiffness="{LIMP}" springref="{CREASE}"
+   damping="0.002" armature="0.0001"/>
   <geom class="solid" type="box" pos="{TALL / 2 + 0.001} 0 0" size="{TALL / 2 - 0.001} {width} {THIN}"
    contype="2" priority="1" friction="0.15 0.005 0.0001" rgba="0.80 0.60 0.36 1" mass="0.004"/>
   <geom class="visual" type="box" pos="{TALL - 0.0035} 0 0" size="0.004 {width + 0.0005} {THIN + 0.0005}"
@@ -196,14 +197,3 @@ def props_mjcf() -> str:
  <geom class="visual" type="box" size="{LABEL[0] - 0.004} {LABEL[1] + 0.0003} 0.004" rgba="0.1 0.2 0.9 1"
   mass="0"/>
 </body>"""
-
-
-EQUALITY = (
-    "<equality>"
-    + "".join(
-        f'<joint name="{flap.name}_latch" joint1="{flap.name}_flap" polycoef="{math.pi / 2} 0 0 0 0" '
-        f'active="false" solref="0.02 1"/>'
-        for flap in FLAPS
-    )
-    + "</equality>"
-)

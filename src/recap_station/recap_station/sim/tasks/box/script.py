@@ -37,7 +37,7 @@ from recap_station.sim.tasks.box.scene import (
 )
 
 HIGH = 0.085  # of a tip above the table that passes over standing walls
-PUSH_Z = 0.022
+PUSH_Z = 0.034
 CARRY_Z = 0.05  # of the box
 RISE = 0.10  # of a hand that lets go of the rib: over the walls of a box that is then lifted
 PARKS = (np.array([-0.22, -0.10, 0.16]), np.array([0.20, 0.02, 0.16]))
@@ -178,7 +178,7 @@ class BoxScript(Steps):
             return 0.003, False
         kind = self._rng.random()
         if kind < 0.12:  # crushes it
-            return -self._rng.uniform(0.022, 0.030), False
+            return -self._rng.uniform(0.014, 0.022), False
         low, high = (CATCH + 0.07, LATCH - 0.05) if kind < 0.6 else (CREASE + 0.15, CATCH - 0.1)
         return TALL * math.cos(self._rng.uniform(low, high)), bool(self._rng.random() < UNNOTICED)
 
@@ -215,6 +215,7 @@ class BoxScript(Steps):
     # ---- the label ---------------------------------------------------------------------------------
 
     def _label(self, scene: BoxScene) -> None:
+        self._right.grip(0.0)
         self._clear(scene, 1, self._stick if scene.state["label"] != OFFERED else self._to_dispenser)
 
     def _to_dispenser(self, scene: BoxScene) -> None:
@@ -231,7 +232,6 @@ class BoxScript(Steps):
             off = before(s)[0] + up(HIGH - LABEL_Z)
             self.bring(1, "label off", lambda t: (off, 0.0), self.start, hesitate=False)
 
-        self._right.grip(0.0)
         self.bring(1, "to the label", before, touch, near=0.04)
 
     def _stick(self, scene: BoxScene) -> None:
@@ -244,10 +244,12 @@ class BoxScript(Steps):
 
         def at(out: float, height: float | None = None) -> Callable[[BoxScene], Spot]:
             def spot(s: BoxScene) -> Spot:
-                place = s.label_place + s.box.rotation @ (aside - (0.0, out, 0.0))
-                if height is not None:
-                    place[2] = height
-                return self.carried_to(1, s, s.label, place, s.box.yaw)
+                if s.state["label"] == ON_BOX:  # loosely: it wants pressing once more
+                    tip, yaw = s.label.at(0.0, -out - 0.011, 0.0), s.box.yaw
+                else:
+                    place = s.label_place + s.box.rotation @ (aside - np.array([0.0, out, 0.0]))
+                    tip, yaw = self.carried_to(1, s, s.label, place, s.box.yaw)
+                return tip if height is None else np.append(tip[:2], height), yaw
 
             return spot
 
@@ -255,7 +257,7 @@ class BoxScript(Steps):
             self.bring(1, "label down", at(0.045), onto, near=0.02, hesitate=False)
 
         def onto(s: BoxScene) -> None:
-            press, yaw = at(-0.004)(s)
+            press, yaw = at(-0.003)(s)
             self.bring(1, "press the label", lambda t: (press, yaw), hold, 0.6, near=0.0)
 
         def hold(s: BoxScene) -> None:
