@@ -88,6 +88,7 @@ class Box(SimTask):
         "box", "rib_end", *(flap.name + "_flap" for flap in FLAPS), "label", "dispenser", "crate",
     )  # fmt: skip
     Dials = Dials
+    _glue: tuple[np.ndarray, np.ndarray] | None = None  # the label's pose on what it sticks to, once known
 
     def mjcf(self) -> str:
         return props_mjcf()
@@ -121,8 +122,7 @@ class Box(SimTask):
         edges = [data.xpos[i] + TALL * data.xmat[i].reshape(3, 3)[:, 0] for i in self._flaps]
         off = self._on_front(data, label)[:2] - LABEL_AT
         return BoxScene(
-            hands, box, tuple(float(data.qpos[i]) for i in self._hinges), tuple(edges), label,
-            math.hypot(*off),
+            hands, box, tuple(data.qpos[self._hinges].tolist()), tuple(edges), label, math.hypot(*off),
             data.xpos[self._bodies[2]].copy(), data.xpos[self._bodies[3]].copy(),
             dict(zip(MEMORY, memory.tolist(), strict=True)), (held[0], held[1]),
         )  # fmt: skip
@@ -139,12 +139,9 @@ class Box(SimTask):
     def _flaps_tick(self, model: mujoco.MjModel, scene: BoxScene, m: dict[str, float]) -> None:
         for flap, angle, hinge in zip(FLAPS, scene.angles, self._hinges, strict=True):
             held = m[flap.name]
-            if held == OPEN and angle >= CATCH:
-                held = CAUGHT
-            if held == CAUGHT and angle >= LATCH:
-                held = LATCHED
-            elif held == CAUGHT and scene.box.pos[2] > LIFTED:
-                held = OPEN
+            if held != LATCHED:
+                caught = angle >= CATCH and scene.box.pos[2] < LIFTED
+                held = LATCHED if angle >= LATCH else CAUGHT if caught else OPEN
             # what bends it: its crease, or what holds it where it was pushed to
             rest = {OPEN: CREASE, LATCHED: 0.5 * math.pi}.get(held, max(model.qpos_spring[hinge], angle))
             self._bend(model, hinge, rest, STIFF if held != OPEN else LIMP)

@@ -40,7 +40,7 @@ HIGH = 0.085  # of a tip above the table that passes over standing walls
 PUSH_Z = 0.034
 CARRY_Z = 0.05  # of the box
 RISE = 0.10  # of a hand that lets go of the rib: over the walls of a box that is then lifted
-PARKS = (np.array([-0.22, -0.10, 0.16]), np.array([0.20, 0.02, 0.16]))
+LEFT_PARK = np.array([-0.22, -0.10, 0.16])
 GRIP_UP = up(0.003)
 WEAK = 0.245  # gripper command that only just holds the rib
 UNNOTICED = 0.9  # of the mistakes of its kind, how many are made where nothing shows them yet
@@ -297,5 +297,5 @@ class BoxScript(Steps):
             self.bring(1, "box over the crate", self._box_at(1, place, 0.0), down, near=0.02)
 
         rise = np.append(scene.box.pos[:2], CARRY_Z)
-        self._left.go(PARKS[0], 0.0, 0.8 * self._speed)
+        self._left.go(LEFT_PARK, 0.0, 0.8 * self._speed)
         self.bring(1, "box up", self._box_at(1, rise, scene.box.yaw), over, hesitate=False)
