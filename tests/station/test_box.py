@@ -10,7 +10,7 @@ from recap_station.sim.expert import FAST, Expert
 from recap_station.sim.scene import TruthReader
 from recap_station.sim.script import up
 from recap_station.sim.task import put_free_body
-from recap_station.sim.tasks.box.scene import CAUGHT, FLAPS, LATCHED, MAT, MEMORY, ON_BOX, OPEN, THIN
+from recap_station.sim.tasks.box.scene import CAUGHT, FLAPS, IN_HAND, LATCHED, MAT, MEMORY, ON_BOX, OPEN, THIN
 from recap_teleop.operator import Operator
 
 STATION, TASK = load_station("aloha"), load_task("box")
@@ -178,3 +178,16 @@ def test_random_scenes_show_every_keypoint_to_some_camera(cell):
                 assert np.isfinite(xyz).all()
                 seen[name] += visible
     assert min(seen.values()) > 20, seen
+
+
+def test_the_operator_stops_a_label_that_is_about_to_land_askew():
+    box, truth = Cell(STATION, TASK), []
+    build(box, MAT, {}, label=ON_BOX)
+    place = box.scene().label_place
+    for x, y in ((0.012, -0.02), (0.0, -0.02), (0.012, -0.06)):
+        put_free_body(box.model, box.data, "label", place + (x, y, 0.0), 0.0)  # noqa: RUF005
+        mujoco.mj_kinematics(box.model, box.data)
+        box.props.memory[MEMORY.index("label")] = IN_HAND
+        box._scene = None
+        truth.append(box.props.signs().trouble(box.scene(), 2, 2))
+    assert truth == ["the label is askew", "", ""]

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
 
 PRESS_S = 1.5  # for a label to stick for good
+STICKS = 0.3  # of that: with less, the label comes away with the finger
 LIFTED = 0.02  # height at which what is not latched or stuck gives way, m
 TOUCH = 0.003  # how near counts as touching, m
 CLOSED = 0.02  # a gripper open wider than this drops the label, m
@@ -166,9 +167,11 @@ class Box(SimTask):
             m["label"], self._glue = IN_HAND, None
         elif m["label"] == IN_HAND:
             up, along, out = self._on_front(data, scene.label)
-            on_wall = 0.0 < up < TALL and abs(along) < HALF_X and abs(out + THIN + LABEL[1]) < TOUCH
-            if on_wall and m["front"] != OPEN:
-                m["label"], m["pressed"] = ON_BOX, 0.0
+            on_wall = 0.0 < up < TALL and abs(along) < HALF_X and -TOUCH < out + THIN + LABEL[1] < 3 * TOUCH
+            pressing = on_wall and touched and m["front"] != OPEN
+            m["pressed"] = m["pressed"] + step_s / PRESS_S if pressing else 0.0
+            if m["pressed"] >= STICKS:
+                m["label"] = ON_BOX
                 self._glue = np.array([up, along, -THIN - LABEL[1]]), FLAT
         elif m["label"] == ON_BOX and touched:
             m["pressed"] = min(1.0, m["pressed"] + step_s / PRESS_S)

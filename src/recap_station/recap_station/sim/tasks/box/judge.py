@@ -17,10 +17,13 @@ from recap_station.sim.tasks.box.scene import (
     MAT,
     ON_BOX,
     OPEN,
+    STRAIGHT,
     BoxScene,
 )
 
 AWAY = 0.06  # a hand this far from a flap or the label has done with it, m
+NEAR = 0.03  # a label nearer to its place than this is about to be pressed on, m
+ASKEW = "the label is askew"
 
 
 class BoxJudge(Judge):
@@ -111,6 +114,9 @@ class BoxSigns(Signs):
         for flap, edge, held in zip(FLAPS, scene.edges, scene.flaps, strict=True):
             if held == CAUGHT and _far(scene.tips[flap.arm], edge) > AWAY:
                 return f"the {flap.name} flap is not latched"
+        ahead = abs(scene.box.rotation[:, 1] @ (scene.label_place - scene.label.pos))
+        if scene.state["label"] == IN_HAND and ahead < NEAR and STRAIGHT < scene.label_off < NEAR:
+            return ASKEW
         loose = stage == 3 and scene.state["pressed"] < ENOUGH_PRESSED
         if loose and _far(scene.tips[1], scene.label.pos) > AWAY:
             return "the label is loose"
@@ -120,7 +126,7 @@ class BoxSigns(Signs):
         if self._wrong(scene, stage):
             return False
         if self._seen:
-            return any(scene.held)
+            return any(scene.held) and (self._seen != ASKEW or scene.state["label"] == ON_BOX)
         if wrong == 1 and scene.flaps.count(LATCHED) > self._latched:
             return True
         return bool(stage > wrong or (wrong == 3 and scene.held[1] and scene.box.pos[2] > 0.025))

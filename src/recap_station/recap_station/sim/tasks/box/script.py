@@ -177,7 +177,7 @@ class BoxScript(Steps):
         if not self._mistake("fold", self.style.misaligned):
             return 0.003, False
         kind = self._rng.random()
-        if kind < 0.12:  # crushes it
+        if kind < 0.08:  # crushes it
             return -self._rng.uniform(0.014, 0.022), False
         low, high = (CATCH + 0.07, LATCH - 0.05) if kind < 0.6 else (CREASE + 0.15, CATCH - 0.1)
         return TALL * math.cos(self._rng.uniform(low, high)), bool(self._rng.random() < UNNOTICED)
@@ -240,7 +240,7 @@ class BoxScript(Steps):
             angle = self._rng.uniform(0.0, 2 * math.pi)
             aside = self._rng.uniform(0.011, 0.016) * np.array([math.cos(angle), 0.0, 0.7 * math.sin(angle)])
         if self._mistake("press", UNNOTICED * self.style.early_release):
-            enough = self._rng.uniform(0.2, 0.7)
+            enough = self._rng.uniform(0.35, 0.7)
 
         def at(out: float, height: float | None = None) -> Callable[[BoxScene], Spot]:
             def spot(s: BoxScene) -> Spot:
@@ -262,7 +262,7 @@ class BoxScript(Steps):
 
         def hold(s: BoxScene) -> None:
             begun = self._ticks
-            over = lambda t: t.state["pressed"] >= enough or self._ticks - begun > 100  # noqa: E731
+            over = lambda t: t.state["pressed"] >= enough or self._ticks - begun > 120  # noqa: E731
             self.wait("pressing", over, off)
 
         def off(s: BoxScene) -> None:
