@@ -185,7 +185,7 @@ def test_the_operator_stops_a_label_that_is_about_to_land_askew():
     build(box, MAT, {}, label=ON_BOX)
     place = box.scene().label_place
     for x, y in ((0.012, -0.02), (0.0, -0.02), (0.012, -0.06)):
-        put_free_body(box.model, box.data, "label", place + (x, y, 0.0), 0.0)  # noqa: RUF005
+        put_free_body(box.model, box.data, "label", place + np.array([x, y, 0.0]), 0.0)
         mujoco.mj_kinematics(box.model, box.data)
         box.props.memory[MEMORY.index("label")] = IN_HAND
         box._scene = None
