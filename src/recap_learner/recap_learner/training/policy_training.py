@@ -78,7 +78,9 @@ def train_policy(
     placement = how.prepare(model)
     loss = PolicyLoss(model, frames, chunks, indicator, how, placement.device, arm, weight, advantage)
     workbench = out.parent / "training" / out.name
-    log = fit(model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how)
+    log = fit(
+        model, loss, how.schedule, seed, workbench, progress, loss.reference, placement.dtype, how=how
+    )
     if crew().first:
         save_policy(model, out, lineage, station=station, prompts=sorted(set(frames.prompts)))
     crew().wait()
