@@ -5,26 +5,30 @@ Attempts are noted one by one as they end, so that a run which is killed goes on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recap.evaluate import EVALUATION_SEED, entrants, evaluate
+from recap.journal import Journal
 from recap.live import run_live
-from recap.rollout import Attempt, Rollouts, load_attempts, run_attempts, save_attempts, summarize
-from recap_learner.cell import Collection, Order
+from recap.rollout import Attempt, Rollouts, run_attempts, summarize
+from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import SUFFIX, convert_bags
+from recap_learner.evaluation.sequential import Stopping
 from recap_learner.stages import Report
 from recap_policy.chunks import EXECUTE_STEPS
 from recap_policy.interface import Sampling
-from recap_station.files import write_json
 
-# Ranges of start-state seeds. Iterations take consecutive ones; evaluation seeds are used for nothing else.
-DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
+# Ranges of start-state seeds. Iterations take consecutive ones; those from EVALUATION_SEED on are used for
+# nothing else.
+DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS = 0, 10_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,17 @@ class SimCell:
         counts = (self.live_attempts, self.rollouts)
         return [way for way, count in zip(ways, counts, strict=True) if count]
 
-    def evaluation(self, task: str) -> Any:
-        return [self.evaluations, self.execute_steps, EVALUATION_SEEDS] if self.evaluations else None
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment | None:
+        settings = [self.evaluations, self.execute_steps, EVALUATION_SEED]
+        return Assessment(settings, partial(self._evaluate, task)) if self.evaluations else None
 
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        how = Rollouts(
-            *(self.station, task), checkpoint=policy, sampling=Sampling(indicator=asked),
-            execute_steps=self.execute_steps,
-        )  # fmt: skip
-        seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + self.evaluations)
-        attempts = resumed(how, seeds, out.with_suffix(".jsonl"), self.workers, report)
-        write_json(out, save_attempts(attempts))
-        return summarize(attempts)
+    def _evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        how = Rollouts(self.station, task, checkpoint=policy, execute_steps=self.execute_steps)
+        [entrant] = entrants([policy], [Sampling(indicator=asked)], how, out.parent)
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + self.evaluations)
+        entrant = replace(entrant, file=out.name)
+        [found] = evaluate([entrant], seeds, Stopping(), self.workers, progress=report)
+        return found.summary()
 
     def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
         how = Rollouts(self.station, order.task, styles=self.styles, bags=order.bags, source="demonstration")
@@ -93,18 +96,24 @@ class SimCell:
         return summarize(self._attempts(how, order, first, self.rollouts, report))
 
     def _attempts(self, how: Rollouts, order: Order, first: int, count: int, report: Report) -> list[Attempt]:
-        """Attempts, each converted as soon as it is over."""
-        journal = order.bags.with_suffix(".jsonl")
+        """Attempts, each converted and noted when it is over; those that are noted are not made again."""
         order.bags.mkdir(parents=True, exist_ok=True)
-        noted = {Path(a.bag).name for a in _read(journal)}
-        for bag in order.bags.iterdir():
-            if bag.name not in noted:  # of an attempt that was broken off
-                _remove_attempt(bag, order.store)
+        with Journal(order.bags.with_suffix(".jsonl"), _key(how)) as journal:
+            known = {a.seed: a for a in journal.attempts.values() if (order.bags / Path(a.bag).name).exists()}
+            kept = {Path(a.bag).name for a in known.values()}
+            for bag in order.bags.iterdir():
+                if bag.name not in kept:  # of an attempt that was broken off
+                    _remove_attempt(bag, order.store)
 
-        def each(attempt: Attempt) -> None:
-            convert_bags([Path(attempt.bag)], order.store)
+            def each(attempt: Attempt) -> None:
+                convert_bags([Path(attempt.bag)], order.store)
+                journal.add(attempt)
 
-        return resumed(how, range(first, first + count), journal, self.workers, report, each)
+            seeds = range(first, first + count)
+            left = [seed for seed in seeds if seed not in known]
+            made = run_attempts(how, left, self.workers, report, each) if left else []
+        known |= {a.seed: a for a in made}
+        return [known[seed] for seed in seeds]
 
     def _live(self, order: Order, report: Report) -> dict[str, Any]:
         assert order.policy is not None
@@ -126,45 +135,10 @@ class SimCell:
         )
 
 
-def resumed(
-    how: Rollouts,
-    seeds: Sequence[int],
-    journal: Path,
-    workers: int,
-    report: Report,
-    each: Callable[[Attempt], None] | None = None,
-) -> list[Attempt]:
-    """`run_attempts` that notes every attempt in a journal when it is over and makes only those not noted."""
-    there = {bag.name for bag in how.bags.iterdir()} if how.bags else {""}
-    known = {a.seed: a for a in _read(journal) if Path(a.bag).name in there}
-    left = [seed for seed in seeds if seed not in known]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    whole = "".join(json.dumps(asdict(a)) + "\n" for a in known.values())
-    journal.write_text(whole)  # without a line that was cut short
-
-    with journal.open("a") as file:
-
-        def note(attempt: Attempt) -> None:
-            if each:
-                each(attempt)
-            file.write(json.dumps(asdict(attempt)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-        made = run_attempts(how, left, workers, report, note) if left else []
-    known |= {a.seed: a for a in made}
-    return [known[seed] for seed in seeds]
-
-
-def _read(journal: Path) -> list[Attempt]:
-    """The attempts that are noted, less a line that was cut short."""
-    rows = []
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return list(load_attempts(rows))
+def _key(how: Rollouts) -> str:
+    """What attempts depend on, wherever the run lies; the checkpoint is the stage's business."""
+    how = replace(how, bags=None, checkpoint=None)
+    return hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode()).hexdigest()
 
 
 def _remove_attempt(bag: Path, store: Path) -> None:

@@ -84,7 +84,14 @@ class Samples:
     digest: str
 
     @staticmethod
-    def write(folder: Path, episodes: Sequence[Episode], store: Store, how: LoaderConfig) -> Samples:
+    def write(
+        folder: Path,
+        episodes: Sequence[Episode],
+        store: Store,
+        how: LoaderConfig,
+        ticks: Sequence[np.ndarray] | None = None,
+    ) -> Samples:
+        """ticks: those of each episode; None: `sample_ticks`."""
         if not episodes:
             raise ValueError(f"{store.folder}: no episode that is not discarded")
         stations = {e.info.station.fingerprint: e.info.station for e in episodes}
@@ -96,7 +103,7 @@ class Samples:
         files: dict[Path, int] = {}
         columns: dict[str, list[np.ndarray]] = {name: [] for name in _NAMES}
         start = images = 0
-        for episode in episodes:
+        for at, episode in enumerate(episodes):
             tables = locate_images(episode, store.folder)
             rows = np.full((len(episode), len(cameras)), -1, np.int64)
             for number, camera in enumerate(cameras):
@@ -111,7 +118,7 @@ class Samples:
             columns["indicator"].append(_indicator(store, episode, how.tag))
             names = [subtasks.setdefault(str(name), len(subtasks)) for name in episode.stage]
             columns["subtask"].append(np.array(names, np.int32))
-            chosen = sample_ticks(episode, how.rate_hz)
+            chosen = sample_ticks(episode, how.rate_hz) if ticks is None else ticks[at]
             columns["sample"].append(chosen + start)
             columns["last"].append(np.full(len(chosen), start + len(episode) - 1, np.int64))
             start += len(episode)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from recap_teleop.console.security import Door
 from recap_teleop.console.server import Console
 from recap_teleop.console.serving import Serving
 from recap_teleop.nodes.hearing import Calls, Hearing
+from recap_teleop.nodes.training import Learner
 from recap_teleop.requests import SERVICES, Request
 
 FETCH_HZ = 60.0
@@ -76,11 +77,12 @@ class ConsoleNode(RecapNode):
         cameras = [(camera.name, camera.rate_hz) for camera in station.cameras]
         wanted = wanted_topics(station.control_rate_hz, cameras)
         self.board = Board(os.environ.get("ROS_DOMAIN_ID", "0"), self.get_namespace(), wanted)
-        self._wishes: SimpleQueue[tuple[Request, Future[tuple[str, bool]]]] = SimpleQueue()
+        self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._fetches = 0
         self._mode = -1
         self._hearing = Hearing(self, self.board)
         self._calls = Calls(self, SERVICES, "operator")
+        self._learner = Learner(self, self._trained)
         self._holds = self.create_publisher(Bool, topics.CONSOLE_HOLDS, qos.EVENT)
         hear = self._hearing.hear
         hear(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
@@ -111,12 +113,34 @@ class ConsoleNode(RecapNode):
 
     def shutdown(self) -> None:
         self.deactivate()
+        self._learner.destroy()
 
     def ask(self, request: Request) -> Future[tuple[str, bool]]:
         """From the web thread: call a service."""
-        future: Future[tuple[str, bool]] = Future()
-        self._wishes.put((request, future))
+        return self._wish(partial(self._call, request))
+
+    def train(self, run: str, bags: Sequence[str]) -> Future[tuple[str, bool]]:
+        """From the web thread: the learner's next iteration."""
+        return self._wish(partial(self._learner.start, run, bags))
+
+    def cancel_training(self) -> Future[tuple[str, bool]]:
+        return self._wish(self._learner.cancel)
+
+    def training_steps(self) -> Future[dict[str, int]]:
+        return self._wish(self._learner.steps)
+
+    def _wish(self, act: Callable[[Callable[..., None]], None]) -> Future[Any]:
+        """Have the thread of ROS do something; it gives the answer to the callable that it is handed."""
+        future: Future[Any] = Future()
+        self._wishes.put(partial(act, partial(_answer, future)))
         return future
+
+    def _call(self, request: Request, done: Callable[[str, bool], None]) -> None:
+        self.board.asked(request.service)
+        self._calls.ask(request, done)
+
+    def _trained(self, text: str, good: bool) -> None:
+        self.console.tell("learner", "train", text, good)
 
     def _about(self) -> dict[str, Any]:
         station, task = self.station, self.task
@@ -158,11 +182,9 @@ class ConsoleNode(RecapNode):
     def _take_wishes(self) -> None:
         while True:
             try:
-                request, future = self._wishes.get_nowait()
+                self._wishes.get_nowait()()
             except Empty:
                 return
-            self.board.asked(request.service)
-            self._calls.ask(request, partial(_answer, future))
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -204,9 +226,9 @@ class ConsoleNode(RecapNode):
         yield Status("pages", OK, text, {"port": self.serving.port if self.serving else 0})
 
 
-def _answer(future: Future[tuple[str, bool]], text: str, good: bool) -> None:
+def _answer(future: Future[Any], *said: Any) -> None:
     if not future.cancelled():  # the page that asked may be closed
-        future.set_result((text, good))
+        future.set_result(said if len(said) > 1 else said[0])
 
 
 def main() -> None:
