@@ -6,10 +6,11 @@ import difflib
 
 from recap_station.contract import ContractError, Task
 from recap_station.sim.task import SimTask
+from recap_station.sim.tasks.box import Box
 from recap_station.sim.tasks.espresso import Espresso
 from recap_station.sim.tasks.handover_insert import HandoverInsert
 
-TASKS: dict[str, type[SimTask]] = {"handover_insert": HandoverInsert, "espresso": Espresso}
+TASKS: dict[str, type[SimTask]] = {"handover_insert": HandoverInsert, "espresso": Espresso, "box": Box}
 
 
 def sim_task(task: Task) -> SimTask:
