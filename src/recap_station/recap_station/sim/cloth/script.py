@@ -1,0 +1,215 @@
+"""How the expert folds a cloth in four, along its length, and lays it on the mat.
+
+With both hands it brings the near corners over to the far ones, then the middle over to the far edge, then the
+strip by its ends to the mat. What has gone wrong, as far as it looks, it does again.
+
+Its mistakes: closing beside the cloth (seen at once); a grip on the very hem, out of which the cloth slips on the
+way; letting go too early, so that an edge lies short of its place; laying it down askew. The last two it often
+does not notice: they show when the strip lies on the mat and is not neat.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from recap_station.contract import Station
+from recap_station.sim.cloth.scene import MAT, MID, NEAT, ClothScene
+from recap_station.sim.cloth.sheet import SIZE
+from recap_station.sim.cloth.steps import ClothSteps, Hands, Where
+from recap_station.sim.script import up
+from recap_station.sim.steps import LOWEST
+from recap_station.sim.styles import Style
+
+CARRY_Z = (0.10, 0.06, 0.05)  # above the first fold, the second, the table
+PARK = np.array([-0.26, -0.06, 0.16]), np.array([0.26, -0.06, 0.16])
+INSIDE = 0.006  # from a corner towards the cloth's middle, where it is taken, m
+FOLD_PACE = 0.5  # a cloth that is swung round faster lies down askew
+UNNOTICED = 0.6  # of the mistakes of its kind, how many are made where nothing shows them yet
+
+COLUMN = (0, -1)  # of the vertices that a hand works
+
+Index = tuple[int | slice, int | slice]
+Moves = dict[int, tuple[Index, Where]]  # by arm: vertices, and where they go
+
+
+class ClothScript(ClothSteps):
+    PAUSE = 3.0
+
+    def __init__(self, station: Station, style: Style, seed: int) -> None:
+        super().__init__(station, style, seed)
+        self._believes: set[str] = set()  # folds it has made, and does not look at again
+
+    # ---- what it looks at --------------------------------------------------------------------------
+
+    def start(self, scene: ClothScene) -> None:
+        self._needs = ()
+        held = tuple(arm for arm in (0, 1) if scene.holds[arm])
+        if held:
+            self._put_down(scene, held)
+        else:
+            self.next_fold(scene)
+
+    def next_fold(self, scene: ClothScene) -> None:
+        halved = scene.halved or "half" in self._believes
+        again = scene.quartered or "again" in self._believes
+        if not halved and scene.over:
+            self._unfold(scene)
+        elif not halved:
+            self._fold_half(scene)
+        elif not again:
+            self._fold_again(scene)
+        elif not scene.on_mat:
+            self._to_mat(scene)
+        else:
+            self._park((0, 1))
+            self._enter(self._rest, hesitate=False)
+
+    def _rest(self, scene: ClothScene) -> None:
+        if self._since > 1.0:
+            self._believes.clear()
+            self._enter(self.start)
+
+    def _park(self, arms: tuple[int, ...]) -> None:
+        """Hands that are not needed go out of the way."""
+        for arm in arms:
+            self.hand(arm).go(PARK[arm], 0.0, 0.8 * self._speed)
+
+    # ---- grips -------------------------------------------------------------------------------------
+
+    def _at(self, index: Index) -> Where:
+        """A tip on the mean of these vertices, a little towards the cloth's middle."""
+
+        def spot(s: ClothScene) -> np.ndarray:
+            point = s.vertices[index].reshape(-1, 3).mean(axis=0)
+            towards = (s.middle - point)[:2]
+            inside = INSIDE * towards / max(float(np.linalg.norm(towards)), 1e-6)
+            return np.array([*(point[:2] + inside), LOWEST])
+
+        return spot
+
+    def _grip_error(self, scene: ClothScene, index: Index) -> np.ndarray:
+        """(3,) [m]: none, or a grip that takes the hem only, or nothing."""
+        if not self._mistake("grasp", self.style.bad_grasp):
+            return np.zeros(3)
+        out = (scene.vertices[index].reshape(-1, 3).mean(axis=0) - scene.middle)[:2]
+        out /= max(float(np.linalg.norm(out)), 1e-6)
+        beside = self._rng.random() < 0.35
+        return np.append(self._rng.uniform(*((0.032, 0.045) if beside else (0.020, 0.024))) * out, 0.0)
+
+    def _lay_error(self, kind: str) -> np.ndarray:
+        """(3,) [m] by which something is laid beside its place."""
+        if not self._mistake(kind, self.style.misaligned):
+            return np.zeros(3)
+        angle = self._rng.uniform(-math.pi, math.pi)
+        far = self._rng.uniform(1.3 * NEAT, 2.0 * NEAT)
+        return far * np.array([math.cos(angle), math.sin(angle), 0.0])
+
+    def _onto(self, arm: int, index: Index, goal: Where, z: float, part: float = 1.0) -> Where:
+        """Where a hand must go that holds these vertices, for them to be `part` of the way at the goal."""
+
+        def spot(s: ClothScene) -> np.ndarray:
+            point = s.vertices[index].reshape(-1, 3).mean(axis=0)
+            tip = s.tips[arm] + part * (goal(s) - point)
+            return np.array([tip[0], tip[1], z])
+
+        return spot
+
+    # ---- folds -------------------------------------------------------------------------------------
+
+    def _fold(
+        self,
+        about: str,
+        scene: ClothScene,
+        moves: Moves,
+        high: float,
+        fold: str = "",
+        pace: float = FOLD_PACE,
+    ) -> None:
+        """Take vertices, swing them over, lay them down at their goals. `fold`: what it then believes to
+        have done, if it went wrong without its noticing."""
+        arms = tuple(moves)
+        early = self._mistake("release", self.style.early_release)
+        short = self._rng.uniform(0.70, 0.85) if early else 1.0
+        error = self._lay_error(fold) if fold else np.zeros(3)
+        sees = self._rng.random() > UNNOTICED
+
+        def spots(s: ClothScene, z: float, part: float, error: np.ndarray) -> Hands:
+            return {
+                arm: _fixed(self._onto(arm, index, goal, z, part)(s) + error)
+                for arm, (index, goal) in moves.items()
+            }
+
+        def over(s: ClothScene) -> None:
+            self.bring(f"{about} over", spots(s, high, 0.5, np.zeros(3)), beyond, pace, near=0.1)
+
+        def beyond(s: ClothScene) -> None:
+            part = 1 - 2 * (1 - short)  # of what is left
+            after = release if early else lay
+            self.bring(f"{about} over", spots(s, 0.5 * high, part, 0.5 * error), after, pace, near=0.1)
+
+        def lay(s: ClothScene) -> None:
+            self.bring(f"{about} down", spots(s, LOWEST + 0.003, 1.0, error), release, pace, near=0.02)
+
+        def release(s: ClothScene) -> None:
+            self.let_go(about, arms, done)
+
+        def done(s: ClothScene) -> None:
+            if fold and not sees and (early or error.any()):
+                self._believes.add(fold)
+            self.start(s)
+
+        self._park(tuple(arm for arm in (0, 1) if arm not in moves))
+        takes = {arm: self._at(index) for arm, (index, _) in moves.items()}
+        misses = {arm: self._grip_error(scene, index) for arm, (index, _) in moves.items()}
+        self.take(about, takes, over, misses)
+
+    def _row_over(self, row: int, errors: np.ndarray) -> Moves:
+        """The ends of a row to the far corners; only the hand whose end is not there, if one is."""
+        wrong = [arm for arm in (0, 1) if errors[arm] > 0.7 * NEAT] or [0, 1]
+        return {
+            arm: ((COLUMN[arm], row), lambda s, c=COLUMN[arm]: s.vertices[c, -1])  # type: ignore[misc]
+            for arm in wrong
+        }
+
+    def _fold_half(self, scene: ClothScene) -> None:
+        self._fold("near edge", scene, self._row_over(0, scene.half_errors), CARRY_Z[0], "half")
+
+    def _fold_again(self, scene: ClothScene) -> None:
+        self._fold("middle", scene, self._row_over(MID, scene.again_errors), CARRY_Z[1], "again")
+
+    def _unfold(self, scene: ClothScene) -> None:
+        """The middle back to the near side: what lies inside must be folded again."""
+        self._believes.clear()
+        near = scene.vertices[:, [MID // 2, -1 - MID // 2]].mean(axis=(0, 1)) - scene.vertices[:, -1].mean(
+            axis=0
+        )
+        back = 0.5 * SIZE * near / max(float(np.linalg.norm(near)), 1e-3)
+        moves: Moves = {
+            arm: ((COLUMN[arm], MID), _fixed(scene.vertices[COLUMN[arm], -1] + back)) for arm in (0, 1)
+        }
+        self._fold("middle back", scene, moves, CARRY_Z[1])
+
+    def _to_mat(self, scene: ClothScene) -> None:
+        """Taken by its ends, which stay as far apart as they are."""
+        ends = [scene.vertices[c].mean(axis=0) for c in COLUMN]
+        half = 0.5 * float(np.linalg.norm((ends[1] - ends[0])[:2]))
+        moves: Moves = {
+            arm: ((COLUMN[arm], slice(None)), _fixed(MAT + np.array([side * half, 0.0, 0.0])))
+            for arm, side in ((0, -1.0), (1, 1.0))
+        }
+        self._fold("strip", scene, moves, CARRY_Z[2], "place", pace=0.7)
+
+    def _put_down(self, scene: ClothScene, held: tuple[int, ...]) -> None:
+        """Somebody else began: what he holds is laid down where it is."""
+
+        def release(s: ClothScene) -> None:
+            self.let_go("what is held", held, self.start)
+
+        low = {arm: _fixed(scene.tips[arm] * (1, 1, 0) + up(LOWEST + 0.003)) for arm in held}
+        self.bring("what is held down", low, release, near=0.02)
+
+
+def _fixed(place: np.ndarray) -> Where:
+    return lambda s: place
