@@ -18,10 +18,12 @@ class ClothJudge(Judge):
     def wanted(self, scene: ClothScene, stage: int) -> int:
         if scene.over and (scene.halved or stage == PLACE):
             return PLACE
-        return AGAIN if scene.halved else FOLD
+        loosely = stage > FOLD and scene.half_errors.max() < 2 * NEAT  # else it would flicker
+        return AGAIN if scene.halved or loosely else FOLD
 
     def done(self, scene: ClothScene) -> bool:
-        return scene.on_mat and scene.flat and scene.halved and scene.quartered
+        neat = scene.flat and scene.halved and scene.quartered
+        return scene.on_mat and neat and scene.right_way
 
     def lost(self, scene: ClothScene) -> bool:
         """On the mat in no neat square, or out of reach."""
@@ -52,6 +54,8 @@ class ClothSigns(Signs):
     def trouble(self, scene: ClothScene, stage: int, furthest: int) -> str:
         if any(scene.holds):
             return ""
+        if stage > FOLD and not scene.right_way:
+            return "folded with the print inside"
         if stage == FOLD and furthest > FOLD:
             return "the first fold has come open"
         if stage > FOLD and not scene.halved:

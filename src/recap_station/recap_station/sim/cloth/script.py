@@ -16,7 +16,7 @@ import numpy as np
 
 from recap_station.contract import Station
 from recap_station.sim.cloth.scene import MAT, MID, NEAT, ClothScene
-from recap_station.sim.cloth.sheet import SIZE
+from recap_station.sim.cloth.sheet import PICK_Z
 from recap_station.sim.cloth.steps import ClothSteps, Hands, Where
 from recap_station.sim.script import up
 from recap_station.sim.steps import LOWEST
@@ -52,10 +52,13 @@ class ClothScript(ClothSteps):
             self.next_fold(scene)
 
     def next_fold(self, scene: ClothScene) -> None:
+        way = scene.right_way or "way" in self._believes
         halved = scene.halved or "half" in self._believes
         again = scene.quartered or "again" in self._believes
-        if not halved and scene.over:
-            self._unfold(scene)
+        if scene.over and not (halved and way):
+            self._unfold_again(scene)
+        elif halved and not way:
+            self._unfold_half(scene)
         elif not halved:
             self._fold_half(scene)
         elif not again:
@@ -78,14 +81,15 @@ class ClothScript(ClothSteps):
 
     # ---- grips -------------------------------------------------------------------------------------
 
-    def _at(self, index: Index) -> Where:
-        """A tip on the mean of these vertices, a little towards the cloth's middle."""
+    def _at(self, index: Index, top: bool = False) -> Where:
+        """A tip on the mean of these vertices, a little towards the cloth's middle; `top`: so high that it
+        takes nothing that lies below them."""
 
         def spot(s: ClothScene) -> np.ndarray:
             point = s.vertices[index].reshape(-1, 3).mean(axis=0)
             towards = (s.middle - point)[:2]
             inside = INSIDE * towards / max(float(np.linalg.norm(towards)), 1e-6)
-            return np.array([*(point[:2] + inside), LOWEST])
+            return np.array([*(point[:2] + inside), PICK_Z + 0.004 + point[2] if top else LOWEST])
 
         return spot
 
@@ -125,11 +129,17 @@ class ClothScript(ClothSteps):
         moves: Moves,
         high: float,
         fold: str = "",
+        top: bool = False,
         pace: float = FOLD_PACE,
     ) -> None:
         """Take vertices, swing them over, lay them down at their goals. `fold`: what it then believes to
-        have done, if it went wrong without its noticing."""
+        have done, if it went wrong without its noticing; `top`: take the uppermost layer only."""
         arms = tuple(moves)
+        far = max(
+            float(np.linalg.norm(goal(scene) - scene.vertices[i].reshape(-1, 3).mean(axis=0)))
+            for i, goal in moves.values()
+        )
+        high = min(high, 0.03 + 0.4 * far)
         early = self._mistake("release", self.style.early_release)
         short = self._rng.uniform(0.70, 0.85) if early else 1.0
         error = self._lay_error(fold) if fold else np.zeros(3)
@@ -161,35 +171,48 @@ class ClothScript(ClothSteps):
             self.start(s)
 
         self._park(tuple(arm for arm in (0, 1) if arm not in moves))
-        takes = {arm: self._at(index) for arm, (index, _) in moves.items()}
+        takes = {arm: self._at(index, top) for arm, (index, _) in moves.items()}
         misses = {arm: self._grip_error(scene, index) for arm, (index, _) in moves.items()}
         self.take(about, takes, over, misses)
 
-    def _row_over(self, row: int, errors: np.ndarray) -> Moves:
-        """The ends of a row to the far corners; only the hand whose end is not there, if one is."""
+    def _row_over(self, row: int, onto: int, errors: np.ndarray) -> Moves:
+        """The ends of a row onto those of another; only the hand whose end is not there, if one is."""
         wrong = [arm for arm in (0, 1) if errors[arm] > 0.7 * NEAT] or [0, 1]
-        return {
-            arm: ((COLUMN[arm], row), lambda s, c=COLUMN[arm]: s.vertices[c, -1])  # type: ignore[misc]
-            for arm in wrong
-        }
+        return {arm: ((COLUMN[arm], row), _vertex(COLUMN[arm], onto)) for arm in wrong}
 
     def _fold_half(self, scene: ClothScene) -> None:
-        self._fold("near edge", scene, self._row_over(0, scene.half_errors), CARRY_Z[0], "half")
+        """The near edge over to the far one, or the other way round if the print wants it."""
+        if begun := bool(scene.half_errors.min() < 0.5 * _length(scene)):
+            near_moves = scene.near_on_top
+        else:
+            near_moves = scene.print_row is None or scene.print_row < MID
+            if scene.print_row is not None and self._mistake("way", self.style.misaligned):
+                near_moves = not near_moves
+                self._believes.add("way")
+        row, onto = (0, -1) if near_moves else (-1, 0)
+        moves = self._row_over(row, onto, scene.half_errors)
+        about = "near edge" if near_moves else "far edge"
+        self._fold(about, scene, moves, CARRY_Z[0], "half", top=begun)
 
     def _fold_again(self, scene: ClothScene) -> None:
-        self._fold("middle", scene, self._row_over(MID, scene.again_errors), CARRY_Z[1], "again")
+        moves = self._row_over(MID, -1, scene.again_errors)
+        self._fold("middle", scene, moves, CARRY_Z[1], "again", top=scene.over)
 
-    def _unfold(self, scene: ClothScene) -> None:
-        """The middle back to the near side: what lies inside must be folded again."""
+    def _unfold_again(self, scene: ClothScene) -> None:
+        """The middle back to where it was: what lies inside must be folded again."""
         self._believes.clear()
-        near = scene.vertices[:, [MID // 2, -1 - MID // 2]].mean(axis=(0, 1)) - scene.vertices[:, -1].mean(
-            axis=0
-        )
-        back = 0.5 * SIZE * near / max(float(np.linalg.norm(near)), 1e-3)
-        moves: Moves = {
-            arm: ((COLUMN[arm], MID), _fixed(scene.vertices[COLUMN[arm], -1] + back)) for arm in (0, 1)
-        }
-        self._fold("middle back", scene, moves, CARRY_Z[1])
+        v = scene.vertices
+        back = v[:, [MID // 2, -1 - MID // 2]].mean(axis=(0, 1)) - v[:, -1].mean(axis=0)
+        back *= 0.5 * _length(scene) / max(float(np.linalg.norm(back)), 1e-3)
+        moves: Moves = {arm: ((c, MID), _fixed(v[c, -1] + back)) for arm, c in enumerate(COLUMN)}
+        self._fold("middle back", scene, moves, CARRY_Z[1], top=True)
+
+    def _unfold_half(self, scene: ClothScene) -> None:
+        """The upper edge back to where it was."""
+        self._believes.clear()
+        v, row = scene.vertices, 0 if scene.near_on_top else -1
+        moves: Moves = {arm: ((c, row), _fixed(2 * v[c, MID] - v[c, row])) for arm, c in enumerate(COLUMN)}
+        self._fold("edge back", scene, moves, CARRY_Z[0], top=True)
 
     def _to_mat(self, scene: ClothScene) -> None:
         """Taken by its ends, which stay as far apart as they are."""
@@ -213,3 +236,12 @@ class ClothScript(ClothSteps):
 
 def _fixed(place: np.ndarray) -> Where:
     return lambda s: place
+
+
+def _vertex(column: int, row: int) -> Where:
+    return lambda s: s.vertices[column, row]
+
+
+def _length(scene: ClothScene) -> float:
+    """Of the spread cloth from the near edge to the far one [m]."""
+    return float(np.ptp(scene.shape[..., 1]))

@@ -1,12 +1,13 @@
 """A square of cloth as a MuJoCo flex, and what physics does not do for it: grips and layers.
 
-Its vertices are bodies with three slide joints; it resists stretching and, as much as cotton does, bending; air drags
-on it. Vertices touch the table alone: a hand passes through the cloth until it closes on
-it, and the cloth does not touch itself. Instead, a vertex above another part of the cloth stands higher on the
-table by a layer's thickness, so that what is folded over lies on top.
+Its vertices are bodies with three slide joints; it resists stretching and, as much as cotton does, bending; air
+drags on it. Vertices touch the table alone: a hand passes through the cloth until it closes on it, and the cloth
+does not touch itself. Instead, a vertex above another part of the cloth stands higher on the table by a layer's
+thickness, so that what is folded over lies on top.
 
 A grip is a point constraint: closing fingers bind every vertex within `GRASP` of the tip to the hand (within
-`STACK_GRASP`, where they take several layers), opening ones free them. A grip at the cloth's very hem is weak: the cloth slips out after `SLIP_M` of way.
+`STACK_GRASP`, where they take several layers), opening ones free them. Fingers that close above the table pick up
+one layer alone, the one whose vertex is nearest. A grip at the very hem is weak: the cloth slips out after `SLIP_M` of way.
 """
 
 from __future__ import annotations
@@ -14,41 +15,23 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-N = 9  # vertices along a side
-SIZE = 0.22  # m
-RADIUS = 0.003  # of a vertex: it rests so high above the table, m
-LAYER = 0.004  # m
+from recap_station.sim.cloth.layers import Layers
+from recap_station.sim.cloth.mesh import LAYER, RADIUS, TRIANGLES, N, flat
+
 MASS = 0.06  # kg
 YOUNG, THICK = 1e4, 0.003  # Pa, m: bends like cotton
 GRASP = 0.020  # m
 STACK, STACK_GRASP = 3, 0.034  # of so many vertices; layers on each other are stiff, and held so wide, m
-REACH_Z = 0.026  # a vertex is taken this far below the tip at most, m
+REACH_Z = 0.030  # a vertex is taken this far below the tip at most, m
+PICK_Z = 0.020  # a tip higher than this picks up the layer alone whose hem it is over, m
 FIRM = 0.012  # the nearest vertex is no farther from the tip in a firm grip, m
 SLIP_M = 0.16
+_AT = np.stack(np.divmod(np.arange(N * N), N), axis=1)  # column and row of a vertex
 CLOSED_M, OPENED_M = 0.016, 0.03  # gaps between the fingers that take hold and that let go
 RISE_M = 0.0015  # by which a layer's height may change in a tick
 VISCOSITY = 0.01  # of the air, much more than air has: it stands for all that calms a cloth
 
 HELD, WEAK, CLOSED, WAY = range(4)  # an arm's part of the memory
-
-
-def flat(size_x: float = SIZE, size_y: float = SIZE) -> np.ndarray:
-    """Vertices (N, N, 3) of a cloth spread round the origin: first index along x, second along y."""
-    x, y = np.linspace(-0.5, 0.5, N) * size_x, np.linspace(-0.5, 0.5, N) * size_y
-    return np.stack([*np.meshgrid(x, y, indexing="ij"), np.full((N, N), RADIUS)], axis=-1)
-
-
-def elements() -> np.ndarray:
-    """Triangles (2 (N-1)^2, 3): squares cut along alternating diagonals, counter-clockwise."""
-    found = []
-    for i in range(N - 1):
-        for j in range(N - 1):
-            a, b, c, d = i * N + j, (i + 1) * N + j, (i + 1) * N + j + 1, i * N + j + 1
-            found += [(a, b, c), (a, c, d)] if (i + j) % 2 else [(a, b, d), (b, c, d)]
-    return np.array(found)
-
-
-TRIANGLES = elements()
 
 
 def sheet_mjcf() -> str:
@@ -81,7 +64,8 @@ def sheet_assets(hands: tuple[str, str], materials: list[str]) -> str:
 <size memory="24M"/>
 <deformable><flex name="cloth" dim="2" body="{body}" element="{element}" radius="{RADIUS}"
  material="{" ".join(materials)}"><contact contype="0" conaffinity="0" selfcollide="none"/>
- <elasticity young="{YOUNG}" poisson="0.1" thickness="{THICK}" damping="0.01" elastic2d="both"/></flex></deformable>
+ <elasticity young="{YOUNG}" poisson="0.1" thickness="{THICK}" damping="0.01" elastic2d="both"/>
+</flex></deformable>
 <equality>{holds}</equality>
 <contact>{pairs}</contact>"""
 
@@ -102,7 +86,8 @@ class Sheet:
         )
         # MuJoCo skips the offset of a geom that was compiled in the middle of its body
         model.geom_sameframe[self._geoms] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
-        self._edges = model.flex_edge.copy()
+        self._layers = Layers()
+        self._edges, self._bending = model.flex_edge.copy(), model.flex_bending.copy()
 
     def vertices(self, data: mujoco.MjData) -> np.ndarray:
         """(N, N, 3) [m], after kinematics."""
@@ -113,21 +98,22 @@ class Sheet:
         data.qpos[self._qpos] = (vertices.reshape(-1, 3) - self._rest).ravel()
         data.eq_active[self._holds] = 0
         model.geom_pos[self._geoms] = 0.0
+        self._layers = Layers()
 
-    def cut(self, model: mujoco.MjModel, shape: np.ndarray) -> None:
-        """Give it the size and shape of these flat vertices (N, N, 3)."""
+    def cut(self, model: mujoco.MjModel, shape: np.ndarray, stiffness: float) -> None:
+        """Give it the size and shape of these flat vertices (N, N, 3), and so many times the stiffness."""
         points = shape.reshape(-1, 3)
-        model.flexedge_length0[:] = np.linalg.norm(
-            points[self._edges[:, 0]] - points[self._edges[:, 1]], axis=1
-        )
+        first, second = (points[self._edges[:, k]] for k in range(2))
+        model.flexedge_length0[:] = np.linalg.norm(first - second, axis=1)
+        model.flex_bending[:] = stiffness * self._bending
 
     # ---- once a control tick -----------------------------------------------------------------------
 
     def stack(self, model: mujoco.MjModel, vertices: np.ndarray) -> None:
         """Let every vertex stand on the parts of the cloth below it."""
+        layers = self._layers.below(vertices)
         height = model.geom_pos[self._geoms, 2]
-        wanted = -LAYER * below(vertices)
-        model.geom_pos[self._geoms, 2] = height + np.clip(wanted - height, -RISE_M, RISE_M)
+        model.geom_pos[self._geoms, 2] = height + np.clip(-LAYER * layers - height, -RISE_M, RISE_M)
 
     def hold(
         self,
@@ -160,7 +146,10 @@ class Sheet:
         taken = np.flatnonzero((away < GRASP) & (off[:, 2] > -REACH_Z) & (off[:, 2] < GRASP))
         if not len(taken):
             return
-        if len(taken) >= STACK:
+        if tip[2] > PICK_Z:
+            top = taken[np.argmin(away[taken])]
+            taken = taken[np.abs(_AT[taken] - _AT[top]).max(axis=1) <= 1]
+        elif len(taken) >= STACK:
             taken = np.flatnonzero((away < STACK_GRASP) & (off[:, 2] > -REACH_Z) & (off[:, 2] < GRASP))
         hand = self._hands[arm]
         frame = data.xmat[hand].reshape(3, 3)
@@ -175,33 +164,3 @@ class Sheet:
         if memory[HELD]:
             data.eq_active[self._holds[arm]] = 0
             memory[HELD] = memory[WEAK] = memory[WAY] = 0.0
-
-
-def below(vertices: np.ndarray) -> np.ndarray:
-    """(N, N, 3) → (N * N,): how many layers of the cloth lie under each vertex."""
-    points = vertices.reshape(-1, 3)
-    if np.ptp(points[:, 2]) < 0.25 * LAYER:
-        return np.zeros(N * N, dtype=int)
-    a, b, c = (points[TRIANGLES[:, k]] for k in range(3))
-    ab, ac = b - a, c - a
-    det = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    safe = np.where(np.abs(det) > 1e-9, det, np.inf)  # seen on edge a triangle covers nothing
-    px, py = points[:, None, 0] - a[:, 0], points[:, None, 1] - a[:, 1]
-    u = (px * ac[:, 1] - py * ac[:, 0]) / safe
-    v = (py * ab[:, 0] - px * ab[:, 1]) / safe
-    inside = (u > -1e-6) & (v > -1e-6) & (u + v < 1 + 1e-6) & np.isfinite(safe)
-    z = a[:, 2] + u * ab[:, 2] + v * ac[:, 2]
-    under = inside & ~_TOUCHING & (z < points[:, None, 2] - 0.25 * LAYER)
-    # two triangles that share an edge would count twice where a vertex lies on it: weigh by what is covered
-    heights = np.where(under, np.round(z / (0.5 * LAYER)), np.nan)
-    return _distinct(heights)
-
-
-def _distinct(heights: np.ndarray) -> np.ndarray:
-    """Number of different values in each row, NaN left out; (M, T) → (M,)."""
-    ordered = np.sort(heights, axis=1)  # NaN last
-    steps = np.diff(ordered, axis=1) > 1.5
-    return np.isfinite(ordered[:, 0]).astype(int) + steps.sum(axis=1)
-
-
-_TOUCHING = (TRIANGLES[None] == np.arange(N * N)[:, None, None]).any(axis=2)

@@ -8,12 +8,14 @@ from recap_station.contract import ContractError, Task
 from recap_station.sim.task import SimTask
 from recap_station.sim.tasks.espresso import Espresso
 from recap_station.sim.tasks.fold_shirt import FoldShirt
+from recap_station.sim.tasks.fold_strict import FoldStrict
 from recap_station.sim.tasks.handover_insert import HandoverInsert
 
 TASKS: dict[str, type[SimTask]] = {
     "handover_insert": HandoverInsert,
     "espresso": Espresso,
     "fold_shirt": FoldShirt,
+    "fold_strict": FoldStrict,
 }
 
 
