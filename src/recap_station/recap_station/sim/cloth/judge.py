@@ -58,7 +58,7 @@ class ClothSigns(Signs):
             return "folded with the print inside"
         if stage == FOLD and furthest > FOLD:
             return "the first fold has come open"
-        if stage > FOLD and not scene.halved:
+        if not scene.halved and (stage > FOLD or scene.over):
             return "the first fold is askew"
         if stage == PLACE and not scene.quartered:
             return "the second fold is askew"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def scatter(cell: Cell, rng: np.random.Generator) -> None:
-    """The cloth spread, being folded, folded once or twice, crumpled a little, on the table or the mat; hands on
-    it, near it or elsewhere."""
+    """The cloth spread, being folded, folded once or twice, on the table or the mat; hands on it, near it
+    or elsewhere."""
     props, model, data = cell.props, cell.model, cell.data
     props.place(model, data, rng)
     while True:

@@ -119,8 +119,8 @@ def _far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _fitted(shape: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """`shape` turned and moved in the plane onto most of `vertices`: a least-squares fit that comes to leave out
-    what is far off."""
+    """`shape` turned and moved in the plane onto most of `vertices`: a least-squares fit that comes to leave
+    out what is far off."""
     a, b = shape[..., :2].reshape(-1, 2), vertices[..., :2].reshape(-1, 2)
     weight = np.ones(len(a))
     moved = a

@@ -1,11 +1,11 @@
 """How the expert folds a cloth in four, along its length, and lays it on the mat.
 
-With both hands it brings the near corners over to the far ones, then the middle over to the far edge, then the
-strip by its ends to the mat. What has gone wrong, as far as it looks, it does again.
+With both hands it brings the near corners over to the far ones, then the middle over to the far edge,
+then the strip by its ends to the mat. What has gone wrong, as far as it looks, it does again.
 
-Its mistakes: closing beside the cloth (seen at once); a grip on the very hem, out of which the cloth slips on the
-way; letting go too early, so that an edge lies short of its place; laying it down askew. The last two it often
-does not notice: they show when the strip lies on the mat and is not neat.
+Its mistakes: closing beside the cloth (seen at once); a grip on the very hem, out of which the cloth
+slips on the way; letting go too early, so that an edge lies short of its place; laying it down askew. The
+last two it often does not notice: they show when the strip lies on the mat and is not neat.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from recap_station.contract import Station
+from recap_station.sim.cloth.mesh import N
 from recap_station.sim.cloth.scene import MAT, MID, NEAT, ClothScene
 from recap_station.sim.cloth.sheet import PICK_Z
 from recap_station.sim.cloth.steps import ClothSteps, Hands, Where
@@ -46,10 +47,28 @@ class ClothScript(ClothSteps):
     def start(self, scene: ClothScene) -> None:
         self._needs = ()
         held = tuple(arm for arm in (0, 1) if scene.holds[arm])
+        if len(held) == 2 and self._goes_on(scene):
+            return
         if held:
             self._put_down(scene, held)
         else:
             self.next_fold(scene)
+
+    def _goes_on(self, scene: ClothScene) -> bool:
+        """Go on with what somebody else has in both hands, if it is clear what he was about."""
+        tips = np.stack([tip[:2] for tip in scene.tips])
+        ends = scene.vertices[[0, -1], :, :2]
+        if scene.quartered:
+            self._to_mat(scene)
+            return True
+        row = min((0, MID, N - 1), key=lambda row: float(np.linalg.norm(ends[:, row] - tips, axis=1).max()))
+        if np.linalg.norm(ends[:, row] - tips, axis=1).max() > 0.03 or (row == MID) != scene.halved:
+            return False
+        if row == MID:
+            self._fold_again(scene)
+        else:
+            self._fold_half(scene, row)
+        return True
 
     def next_fold(self, scene: ClothScene) -> None:
         way = scene.right_way or "way" in self._believes
@@ -170,6 +189,10 @@ class ClothScript(ClothSteps):
                 self._believes.add(fold)
             self.start(s)
 
+        if all(scene.holds[arm] for arm in arms):
+            self._needs = arms
+            lay(scene) if far < 0.06 else over(scene)
+            return
         self._park(tuple(arm for arm in (0, 1) if arm not in moves))
         takes = {arm: self._at(index, top) for arm, (index, _) in moves.items()}
         misses = {arm: self._grip_error(scene, index) for arm, (index, _) in moves.items()}
@@ -180,9 +203,12 @@ class ClothScript(ClothSteps):
         wrong = [arm for arm in (0, 1) if errors[arm] > 0.7 * NEAT] or [0, 1]
         return {arm: ((COLUMN[arm], row), _vertex(COLUMN[arm], onto)) for arm in wrong}
 
-    def _fold_half(self, scene: ClothScene) -> None:
-        """The near edge over to the far one, or the other way round if the print wants it."""
-        if begun := bool(scene.half_errors.min() < 0.5 * _length(scene)):
+    def _fold_half(self, scene: ClothScene, held: int | None = None) -> None:
+        """The near edge over to the far one, or the other way round if the print wants it; the row `held` if
+        the hands have it already."""
+        if held is not None:
+            near_moves = held == 0
+        elif scene.half_errors.min() < 0.5 * _length(scene):
             near_moves = scene.near_on_top
         else:
             near_moves = scene.print_row is None or scene.print_row < MID
@@ -192,7 +218,8 @@ class ClothScript(ClothSteps):
         row, onto = (0, -1) if near_moves else (-1, 0)
         moves = self._row_over(row, onto, scene.half_errors)
         about = "near edge" if near_moves else "far edge"
-        self._fold(about, scene, moves, CARRY_Z[0], "half", top=begun)
+        lies_on_itself = bool(scene.half_errors.min() < 0.9 * _length(scene))
+        self._fold(about, scene, moves, CARRY_Z[0], "half", top=lies_on_itself)
 
     def _fold_again(self, scene: ClothScene) -> None:
         moves = self._row_over(MID, -1, scene.again_errors)

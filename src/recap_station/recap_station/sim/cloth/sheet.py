@@ -1,13 +1,14 @@
 """A square of cloth as a MuJoCo flex, and what physics does not do for it: grips and layers.
 
-Its vertices are bodies with three slide joints; it resists stretching and, as much as cotton does, bending; air
-drags on it. Vertices touch the table alone: a hand passes through the cloth until it closes on it, and the cloth
-does not touch itself. Instead, a vertex above another part of the cloth stands higher on the table by a layer's
-thickness, so that what is folded over lies on top.
+Its vertices are bodies with three slide joints; it resists stretching and, as much as cotton does,
+bending; air drags on it. Vertices touch the table alone: a hand passes through the cloth until it closes
+on it, and the cloth does not touch itself. Instead, a vertex above another part of the cloth stands
+higher on the table by a layer's thickness, so that what is folded over lies on top.
 
-A grip is a point constraint: closing fingers bind every vertex within `GRASP` of the tip to the hand (within
-`STACK_GRASP`, where they take several layers), opening ones free them. Fingers that close above the table pick up
-one layer alone, the one whose vertex is nearest. A grip at the very hem is weak: the cloth slips out after `SLIP_M` of way.
+A grip is a point constraint: closing fingers bind every vertex within `GRASP` of the tip to the hand
+(within `STACK_GRASP`, where they take several layers), opening ones free them. Fingers that close above
+the table pick up one layer alone, the one whose vertex is nearest. A grip at the very hem is weak: the
+cloth slips out after `SLIP_M` of way.
 """
 
 from __future__ import annotations
