@@ -33,17 +33,20 @@ class Layers:
 
 def _count(points: np.ndarray) -> np.ndarray:
     """(N * N, 3) [m] → (N * N,): how many layers of triangles are below each."""
+    layers = np.zeros(N * N, dtype=int)
+    high = np.flatnonzero(points[:, 2] > points[:, 2].min() + 0.25 * LAYER)  # nothing is below the others
     a, b, c = (points[TRIANGLES[:, k]] for k in range(3))
     ab, ac = b - a, c - a
     det = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
     safe = np.where(np.abs(det) > 1e-9, det, np.inf)  # seen on edge a triangle covers nothing
-    px, py = points[:, None, 0] - a[:, 0], points[:, None, 1] - a[:, 1]
+    px, py = points[high, None, 0] - a[:, 0], points[high, None, 1] - a[:, 1]
     u = (px * ac[:, 1] - py * ac[:, 0]) / safe
     v = (py * ab[:, 0] - px * ab[:, 1]) / safe
     inside = (u > -1e-6) & (v > -1e-6) & (u + v < 1 + 1e-6) & np.isfinite(safe)
     z = a[:, 2] + u * ab[:, 2] + v * ac[:, 2]
-    under = inside & ~_TOUCHING & (z < points[:, None, 2] - 0.25 * LAYER)
+    under = inside & ~_TOUCHING[high] & (z < points[high, None, 2] - 0.25 * LAYER)
     # neighbouring triangles of one layer count once
     ordered = np.sort(np.where(under, np.round(z / (0.5 * LAYER)), np.nan), axis=1)  # NaN last
     steps = np.diff(ordered, axis=1) > 1.5
-    return np.isfinite(ordered[:, 0]).astype(int) + steps.sum(axis=1)
+    layers[high] = np.isfinite(ordered[:, 0]).astype(int) + steps.sum(axis=1)
+    return layers
