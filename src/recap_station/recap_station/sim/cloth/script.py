@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from recap_station.contract import Station
-from recap_station.sim.cloth.mesh import N
+from recap_station.sim.cloth.mesh import RADIUS, N
 from recap_station.sim.cloth.scene import MAT, MID, NEAT, ClothScene
 from recap_station.sim.cloth.sheet import PICK_Z
 from recap_station.sim.cloth.steps import ClothSteps, Hands, Where
@@ -164,11 +164,15 @@ class ClothScript(ClothSteps):
         error = self._lay_error(fold) if fold else np.zeros(3)
         sees = self._rng.random() > UNNOTICED
 
-        def spots(s: ClothScene, z: float, part: float, error: np.ndarray) -> Hands:
-            return {
-                arm: _fixed(self._onto(arm, index, goal, z, part)(s) + error)
-                for arm, (index, goal) in moves.items()
-            }
+        def spots(s: ClothScene, z: float | None, part: float, error: np.ndarray) -> Hands:
+            """z: of the tip; None: so low that what it holds is on the table."""
+            found: Hands = {}
+            for arm, (index, goal) in moves.items():
+                held_z = float(s.vertices[index].reshape(-1, 3)[:, 2].min())
+                low = s.tips[arm][2] - held_z + 2 * RADIUS
+                spot = self._onto(arm, index, goal, max(low, LOWEST) if z is None else z, part)
+                found[arm] = fixed(spot(s) + error)
+            return found
 
         def over(s: ClothScene) -> None:
             self.bring(f"{about} over", spots(s, high, 0.5, np.zeros(3)), beyond, pace, near=0.1)
@@ -179,7 +183,7 @@ class ClothScript(ClothSteps):
             self.bring(f"{about} over", spots(s, 0.5 * high, part, 0.5 * error), after, pace, near=0.1)
 
         def lay(s: ClothScene) -> None:
-            self.bring(f"{about} down", spots(s, LOWEST + 0.003, 1.0, error), release, pace, near=0.02)
+            self.bring(f"{about} down", spots(s, None, 1.0, error), release, pace, near=0.02)
 
         def release(s: ClothScene) -> None:
             self.let_go(about, arms, done)
@@ -231,14 +235,14 @@ class ClothScript(ClothSteps):
         v = scene.vertices
         back = v[:, [MID // 2, -1 - MID // 2]].mean(axis=(0, 1)) - v[:, -1].mean(axis=0)
         back *= 0.5 * _length(scene) / max(float(np.linalg.norm(back)), 1e-3)
-        moves: Moves = {arm: ((c, MID), _fixed(v[c, -1] + back)) for arm, c in enumerate(COLUMN)}
+        moves: Moves = {arm: ((c, MID), fixed(v[c, -1] + back)) for arm, c in enumerate(COLUMN)}
         self._fold("middle back", scene, moves, CARRY_Z[1], top=True)
 
     def _unfold_half(self, scene: ClothScene) -> None:
         """The upper edge back to where it was."""
         self._believes.clear()
         v, row = scene.vertices, 0 if scene.near_on_top else -1
-        moves: Moves = {arm: ((c, row), _fixed(2 * v[c, MID] - v[c, row])) for arm, c in enumerate(COLUMN)}
+        moves: Moves = {arm: ((c, row), fixed(2 * v[c, MID] - v[c, row])) for arm, c in enumerate(COLUMN)}
         self._fold("edge back", scene, moves, CARRY_Z[0], top=True)
 
     def _to_mat(self, scene: ClothScene) -> None:
@@ -246,7 +250,7 @@ class ClothScript(ClothSteps):
         ends = [scene.vertices[c].mean(axis=0) for c in COLUMN]
         half = 0.5 * float(np.linalg.norm((ends[1] - ends[0])[:2]))
         moves: Moves = {
-            arm: ((COLUMN[arm], slice(None)), _fixed(MAT + np.array([side * half, 0.0, 0.0])))
+            arm: ((COLUMN[arm], slice(None)), fixed(MAT + np.array([side * half, 0.0, 0.0])))
             for arm, side in ((0, -1.0), (1, 1.0))
         }
         self._fold("strip", scene, moves, CARRY_Z[2], "place", pace=0.7)
@@ -257,11 +261,11 @@ class ClothScript(ClothSteps):
         def release(s: ClothScene) -> None:
             self.let_go("what is held", held, self.start)
 
-        low = {arm: _fixed(scene.tips[arm] * (1, 1, 0) + up(LOWEST + 0.003)) for arm in held}
+        low = {arm: fixed(scene.tips[arm] * (1, 1, 0) + up(LOWEST + 0.010)) for arm in held}
         self.bring("what is held down", low, release, near=0.02)
 
 
-def _fixed(place: np.ndarray) -> Where:
+def fixed(place: np.ndarray) -> Where:
     return lambda s: place
 
 

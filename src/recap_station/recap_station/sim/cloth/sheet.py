@@ -7,8 +7,8 @@ higher on the table by a layer's thickness, so that what is folded over lies on 
 
 A grip is a point constraint: closing fingers bind every vertex within `GRASP` of the tip to the hand
 (within `STACK_GRASP`, where they take several layers), opening ones free them. Fingers that close above
-the table pick up one layer alone, the one whose vertex is nearest. A grip at the very hem is weak: the
-cloth slips out after `SLIP_M` of way.
+the table pick up one vertex, the uppermost of the nearest. A grip at the very hem is weak: the cloth
+slips out after `SLIP_M` of way.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ YOUNG, THICK = 1e4, 0.003  # Pa, m: bends like cotton
 GRASP = 0.020  # m
 STACK, STACK_GRASP = 3, 0.034  # of so many vertices; layers on each other are stiff, and held so wide, m
 REACH_Z = 0.030  # a vertex is taken this far below the tip at most, m
-PICK_Z = 0.020  # a tip higher than this picks up the layer alone whose hem it is over, m
+PICK_Z = 0.020  # a tip higher than this picks up one vertex, the uppermost of the nearest, m
 FIRM = 0.012  # the nearest vertex is no farther from the tip in a firm grip, m
 SLIP_M = 0.16
-_AT = np.stack(np.divmod(np.arange(N * N), N), axis=1)  # column and row of a vertex
 CLOSED_M, OPENED_M = 0.016, 0.03  # gaps between the fingers that take hold and that let go
 RISE_M = 0.0015  # by which a layer's height may change in a tick
 VISCOSITY = 0.01  # of the air, much more than air has: it stands for all that calms a cloth
@@ -148,8 +147,8 @@ class Sheet:
         if not len(taken):
             return
         if tip[2] > PICK_Z:
-            top = taken[np.argmin(away[taken])]
-            taken = taken[np.abs(_AT[taken] - _AT[top]).max(axis=1) <= 1]
+            near = taken[away[taken] < away[taken].min() + 0.5 * FIRM]
+            taken = near[[np.argmax(points[near, 2])]]
         elif len(taken) >= STACK:
             taken = np.flatnonzero((away < STACK_GRASP) & (off[:, 2] > -REACH_Z) & (off[:, 2] < GRASP))
         hand = self._hands[arm]

@@ -7,6 +7,7 @@ import difflib
 from recap_station.contract import ContractError, Task
 from recap_station.sim.task import SimTask
 from recap_station.sim.tasks.espresso import Espresso
+from recap_station.sim.tasks.fold_diverse import FoldDiverse
 from recap_station.sim.tasks.fold_shirt import FoldShirt
 from recap_station.sim.tasks.fold_strict import FoldStrict
 from recap_station.sim.tasks.handover_insert import HandoverInsert
@@ -16,6 +17,7 @@ TASKS: dict[str, type[SimTask]] = {
     "espresso": Espresso,
     "fold_shirt": FoldShirt,
     "fold_strict": FoldStrict,
+    "fold_diverse": FoldDiverse,
 }
 
 
