@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -174,3 +176,20 @@ def test_commands_keep_the_velocity_limits(cell):
         commands.append(expert.act(cell.truth(), cell.state()))
         cell.step(commands[-1])
     assert (np.abs(np.diff(commands, axis=0)) / STATION.step_s <= STATION.max_velocity + 1e-9).all()
+
+
+def test_diverse_cloths_differ_and_are_spread_before_they_are_folded():
+    task = replace(load_task("fold_diverse"), sim=load_task("fold_diverse").sim | {"hardness": (1.0, 1.0)})
+    cell, expert, stages, shapes = Cell(STATION, task), Expert(STATION, task, FAST, 0), [], []
+    for seed in (0, 1):
+        cell.reset(seed)
+        cell.step(STATION.home)
+        shapes.append(cell.scene().shape)
+        assert cell.truth().stage == "spread" and (cell.scene().spread_errors > 0.03).sum() == 2
+    assert np.abs(shapes[0] - shapes[1]).max() > 0.002
+    while not over(cell) and cell.time_s < 25.0:
+        truth = cell.truth()
+        if not stages or stages[-1] != truth.stage:
+            stages.append(truth.stage)
+        cell.step(expert.act(truth, cell.state()))
+    assert cell.truth().success and stages == list(task.stages)
