@@ -168,9 +168,9 @@ class ClothScript(ClothSteps):
             """z: of the tip; None: so low that what it holds is on the table."""
             found: Hands = {}
             for arm, (index, goal) in moves.items():
-                held_z = float(s.vertices[index].reshape(-1, 3)[:, 2].min())
+                held_z = float(s.vertices[index].reshape(-1, 3)[:, 2].max())
                 low = s.tips[arm][2] - held_z + 2 * RADIUS
-                spot = self._onto(arm, index, goal, max(low, LOWEST) if z is None else z, part)
+                spot = self._onto(arm, index, goal, max(low, LOWEST + 0.003) if z is None else z, part)
                 found[arm] = fixed(spot(s) + error)
             return found
 

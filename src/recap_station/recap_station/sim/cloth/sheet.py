@@ -60,7 +60,7 @@ def sheet_assets(hands: tuple[str, str], materials: list[str]) -> str:
         for k in range(N * N)
     )
     return f"""
-<option viscosity="{VISCOSITY}" integrator="discrete" solver="CG" iterations="15" tolerance="1e-5"/>
+<option viscosity="{VISCOSITY}" integrator="discrete" solver="CG" iterations="30" tolerance="1e-6"/>
 <size memory="24M"/>
 <deformable><flex name="cloth" dim="2" body="{body}" element="{element}" radius="{RADIUS}"
  material="{" ".join(materials)}"><contact contype="0" conaffinity="0" selfcollide="none"/>
