@@ -1,6 +1,5 @@
-"""What test_distributed.py runs under torchrun, or alone: trainings of made-up frames, one after the other.
-
-    torchrun --standalone --nproc-per-node 2 tests/learner/crew_program.py FOLDER JOB ...
+"""What test_distributed.py has done by one process or several: trainings of made-up frames, one after the
+other. It is asked for FOLDER JOB ... (forks.py).
 
 A job is NAME:KIND:STRATEGY:ACCUMULATION. A fifth word, "die", has it kill itself at its 21st step, "broken"
 makes an episode's images no numbers, "cuda" trains on GPUs.
@@ -11,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from conftest import make_frames
+from forks import serve
 
 from recap_learner.training.distributed import crew, join
 from recap_learner.training.policy_training import PolicyTraining, train_policy
@@ -25,7 +25,7 @@ from recap_learner.training.training import Schedule
 from recap_learner.value.value_training import ValueTraining, train_value
 from recap_policy.config import VALUE_CONFIGS
 
-STEPS = 25
+STEPS = 22
 DIES_AT = 20
 
 
@@ -61,13 +61,13 @@ def run(folder: Path, job: str) -> None:
             (folder / name / "values.json").write_text(json.dumps({k: v.tolist() for k, v in values.items()}))
 
 
-def main() -> None:
+def work(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
     without_dropout()
     with join():
-        for job in sys.argv[2:]:
-            run(Path(sys.argv[1]), job)
+        for job in words[1:]:
+            run(Path(words[0]), job)
 
 
 if __name__ == "__main__":
-    main()
+    serve(work)

@@ -1,4 +1,4 @@
-"""Two iterations of Algorithm 1 on made-up attempts, to be killed: python killed_run.py RUN [KILL]...
+"""Two iterations of Algorithm 1 on made-up attempts, to be killed. It is asked for RUN [KILL]... (forks.py).
 
 KILL is stage@n, at the nth progress of a stage, or stage!, when its work is done and not yet recorded. The
 learning is real, only few steps long; attempts, their pictures' tokens and evaluations are made up. The last
@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.append(str(Path(__file__).parent))
+from forks import serve
+
 from recap_learner import rounds, stages
 from recap_learner.algorithm import Algorithm, algorithm_1
-from recap_learner.cell import Collection, Order
+from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_learner.improve import Improvement
@@ -39,7 +42,9 @@ TASK, TICKS = "handover_insert", 120
 SHORT = Schedule(steps=22, batch=8, warmup=4, save_every_s=0.0)
 VALUE = ValueTraining(schedule=SHORT, check_every=8)
 POLICY = PolicyTraining(schedule=SHORT, draws=1, device="cpu")
-HOW = Algorithm(value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2)
+HOW = Algorithm(
+    value=VALUE, policy=POLICY, improvement=Improvement(value=VALUE, policy=POLICY), iterations=2, gates=None
+)
 
 
 class MadeUpCell:
@@ -56,10 +61,10 @@ class MadeUpCell:
     def collections(self, task: str, iteration: int) -> Sequence[Collection]:
         return [Collection("rollouts", "bags", "Rollouts", self.attempts, self._fill)]
 
-    def evaluation(self, task: str) -> Any:
-        return 1
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment:
+        return Assessment(1, self._evaluate)
 
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+    def _evaluate(self, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
         report(0.5, "half")
         out.write_text(json.dumps(asked))
         return {"asked": asked}
@@ -173,8 +178,9 @@ def weights(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
 
 
-def main(folder: str, *kill: str) -> None:
+def work(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
+    folder, *kill = words
     unrecorded = [name.removesuffix("!") for name in kill if name.endswith("!")]
     write_json = stages.write_json
 
@@ -191,4 +197,4 @@ def main(folder: str, *kill: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(work)

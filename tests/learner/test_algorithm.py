@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -19,12 +21,16 @@ import yaml
 sys.path.append(str(Path(__file__).parent))
 
 import killed_run
+from forks import Program
 from killed_run import HOW, POLICY, SHORT, VALUE, MadeUpCell
 
 from recap_learner.arms import ArmError
 from recap_learner.improve import Improvement, improve, next_iteration
 from recap_learner.iteration import judge, notices
+from recap_learner.lesson import Lesson
 from recap_learner.stages import StageError
+from recap_learner.value.gates import GateError, Gates, warnings
+from recap_learner.value.mixture import Mixture
 from recap_policy.checkpoint import read
 from recap_station.contract import load_task
 
@@ -35,7 +41,6 @@ TINY = replace(
     policy=replace(POLICY, schedule=FEW),
     improvement=Improvement(value=replace(VALUE, schedule=FEW), policy=replace(POLICY, schedule=FEW)),
 )
-SCRIPT = Path(killed_run.__file__)
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +179,38 @@ def test_the_learner_node_goes_on_where_the_run_is(tmp_path: Path) -> None:
         improve(tmp_path / "empty", 1, [tmp_path / "new"], TINY.improvement)
 
 
+def test_an_iteration_goes_on_from_the_last_with_a_share_of_what_is_new(tmp_path: Path) -> None:
+    killed_run.run(tmp_path, replace(TINY, iterations=0))
+    store, older = tmp_path / "episodes", tuple(f"a{seed:03d}" for seed in range(6))
+    for k in (1, 2):
+        fresh = tuple(f"a{100 * k + number}" for number in range(4))
+        for name in fresh:
+            (store / f"{name}.episode.parquet").write_text(f"{name[1:]} {killed_run.TASK}")
+        how = TINY.improvement.with_fresh_share(0.5)
+        improve(tmp_path, k, [], how, converted=Lesson(older, fresh), start="last")
+        older += fresh
+    lineage = read(tmp_path / "iteration_02" / "policy").lineage
+    assert lineage["start"].endswith("iteration_01/policy") and len(lineage["episodes"]) == 14
+    assert read(tmp_path / "iteration_01" / "policy").lineage["start"].endswith("pretrain/policy")
+    settings = _manifest(tmp_path)["iteration_02.policy"]["settings"]
+    assert settings[0]["PolicyTraining"]["fresh_share"] == 0.5 and settings[-1] == list(fresh)
+    assert _manifest(tmp_path)["iteration_02.episodes"]["result"]["episodes"] == 14
+
+
+def test_a_batch_of_the_policy_has_its_share_of_what_is_new(frames, vision) -> None:
+    from recap_learner.training.policy_training import PolicyLoss, _fresh
+
+    new = frames.episode == 2
+    model = _fresh(frames, POLICY, vision, 0)
+    how = replace(POLICY, fresh_share=0.75, schedule=replace(SHORT, batch=4000))
+    positive = (np.arange(len(frames)) % 2).astype(np.int8)
+    device = torch.device("cpu")
+    loss = PolicyLoss(model, frames, positive, how, device, fresh=new)
+    assert new[loss._pick(torch.Generator().manual_seed(0))].mean() == pytest.approx(0.75, abs=0.03)
+    with pytest.raises(ValueError, match=r"a share of 0\.75 is to be fresh, wanted frames of both kinds"):
+        PolicyLoss(model, frames, positive, how, device)
+
+
 def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
     from recap_learner import iteration
 
@@ -188,6 +225,47 @@ def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
     all_won = [replace(e, info=replace(e.info, outcome="success")) for e in frames.episodes]
     [notice] = notices(replace(frames, episodes=all_won))
     assert "none of 6 attempts failed" in notice
+
+
+def test_a_value_that_fails_its_gates_ends_the_run_and_is_not_trained_again_to_go_on(tmp_path: Path) -> None:
+    how = replace(TINY, iterations=0)
+    with pytest.raises(GateError, match=r"pretrain fails \d of its gates .*--gates warn goes on with it"):
+        killed_run.run(tmp_path, replace(how, gates=Gates()))
+    assert "pretrain_labels" not in _manifest(tmp_path)
+    again = killed_run.run(tmp_path, how).log
+    assert ("pretrain_value", True) in again and ("iteration_00.sft", False) in again
+    found = _manifest(tmp_path)["pretrain_value"]["result"]
+    assert warnings(found, "V")[0].startswith("V: ")
+    strict = replace(how, gates=Gates(**dict.fromkeys(asdict(Gates())) | {"spread": 1.0}))
+    with pytest.raises(GateError, match=r"fails 1 of its gates .* wanted at least 1.0"):
+        killed_run.run(tmp_path, strict)
+
+
+def test_fresh_attempts_and_captions_reach_the_value_function(tmp_path: Path) -> None:
+    image = cv2.imencode(".jpg", np.zeros((96, 96, 3), np.uint8))[1].tobytes()
+    captions = tmp_path / "captions.parquet"
+    columns = {"image": [image] * 2, "question": ["what?", "where?"], "answer": ["a peg", "here"]}
+    pq.write_table(pa.table(columns), captions)
+    asked, fit = {}, killed_run.rounds.fit_value
+
+    def noted(frames: Any, folder: Path, start: Any, how: Any, *rest: Any, **options: Any) -> Any:
+        fresh = sorted(e.info.id for e in frames.episodes if options["fresh"](e))
+        asked[folder.name] = how.mixture.fresh_share, fresh
+        return fit(frames, folder, start, how, *rest, **options)
+
+    half = replace(TINY.improvement.value, mixture=Mixture(fresh_share=0.5))
+    how = replace(TINY, captions=captions, improvement=replace(TINY.improvement, value=half))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed_run.rounds, "fit_value", noted)
+        killed_run.run(tmp_path / "run", how)
+    assert asked["pretrain"][0] is None and asked["iteration_00"][0] is None
+    for k in (1, 2):
+        assert asked[f"iteration_0{k}"] == (0.5, [f"a{k}{n:02d}" for n in range(6)])
+    stages = _manifest(tmp_path / "run")
+    for name in ("pretrain_value", "iteration_02.value"):
+        assert str(captions) in stages[name]["inputs"]
+    log = json.loads((tmp_path / "run/iteration_01/training/value.fold0/log.json").read_text())
+    assert log[0]["cotraining"] > 0
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_path: Path) -> None:
@@ -211,12 +289,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_what_was_made(tmp_pat
 def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
     from recap_learner.training.policy_training import PolicyLoss, _fresh
 
-    chunks = torch.from_numpy(frames.chunks())
-    model = _fresh(frames, chunks, POLICY, vision, 0)
+    model = _fresh(frames, POLICY, vision, 0)
     one = np.zeros(len(frames), np.int8)
     one[37] = 1  # drawn alone
     how = replace(POLICY, positive_share=1.0)
-    loss = PolicyLoss(model, frames, chunks, one, how, torch.device("cpu"))
+    loss = PolicyLoss(model, frames, one, how, torch.device("cpu"))
     owner, tick = frames.episodes[frames.episode[37]].info.id, frames.tick[37]
     assert loss.name(torch.Generator().manual_seed(3), 5) == f"episode {owner}, tick {tick}"
 
@@ -256,37 +333,42 @@ def test_what_arms_are_told_of_the_frames(frames, tmp_path: Path) -> None:
     assert judged.score[[1, 3, 5]].min() > judged.score[[0, 2, 4]].max()
 
 
-def _killed(folder: Path, *kill: str) -> dict[str, Any] | None:
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    with Program(Path(killed_run.__file__), tmp_path) as running:
+        yield running
+
+
+def _killed(program: Program, folder: Path, *kill: str) -> dict[str, Any] | None:
     """None where it was killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), *kill], capture_output=True, text=True, env=environment
-    )
-    if ended.returncode == -signal.SIGKILL:
+    ended = program.ask(str(folder), *kill)
+    if ended.code == -signal.SIGKILL:
         return None
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out.splitlines()[-1])
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = _killed(tmp_path / "whole")
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
+    program: Program, tmp_path: Path
+) -> None:
+    whole = _killed(program, tmp_path / "whole")
     assert whole is not None and len(whole["weights"]) == 4
     for kill in ("pretrain_policy@2", "iteration_01.value@3", "iteration_02.policy!"):
-        assert _killed(tmp_path / "broken", kill) is None, kill
-    broken = _killed(tmp_path / "broken")
+        assert _killed(program, tmp_path / "broken", kill) is None, kill
+    broken = _killed(program, tmp_path / "broken")
     assert broken is not None and broken["weights"] == whole["weights"]
     assert broken["again"][0] == "iteration_02.policy"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_every_stage_before_and_after_its_work(tmp_path: Path) -> None:
-    whole = _killed(tmp_path / "whole")
+def test_killed_at_every_stage_before_and_after_its_work(program: Program, tmp_path: Path) -> None:
+    whole = _killed(program, tmp_path / "whole")
     assert whole is not None
     for name in whole["again"]:
-        assert _killed(tmp_path / "broken", f"{name}!") is None, name
+        assert _killed(program, tmp_path / "broken", f"{name}!") is None, name
         if name.rpartition(".")[2] in ("pretrain_value", "pretrain_policy", "value", "policy", "sft"):
-            assert _killed(tmp_path / "broken", f"{name}@2") is None, name
-    broken = _killed(tmp_path / "broken")
+            assert _killed(program, tmp_path / "broken", f"{name}@2") is None, name
+    broken = _killed(program, tmp_path / "broken")
     assert broken is not None and broken["weights"] == whole["weights"]

@@ -13,7 +13,9 @@ import psutil
 import pytest
 import torch
 
+from recap_learner.data.drawn_images import DrawnImages
 from recap_learner.data.episodes import ConversionError, convert_bags
+from recap_learner.data.frames import load_frames
 from recap_learner.data.image_index import PictureReader, locate_images
 from recap_learner.data.images import decode, jpeg_size
 from recap_learner.data.loader import LoaderConfig, TrainingLoader
@@ -305,3 +307,34 @@ def test_a_camera_without_any_image_is_no_obstacle_to_finding_the_others(store):
     assert {camera: len(table) for camera, table in tables.items()} == {
         camera: 0 if camera == silent else TICKS // 5 for camera in STATION.camera_names
     }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_training_draws_is_read_wherever_it_starts(store, workers):
+    frames = load_frames(store.files(), None).where(np.arange(5, 30))
+    assert frames.tokens.size == 0
+
+    def drawn(step: int) -> np.ndarray:
+        return np.random.default_rng(step).integers(0, len(frames), 8)
+
+    how, parts = replace(SMALL, batch=5, workers=workers), [slice(0, 5), slice(5, 8)]
+    asked = [(0, parts[0]), (0, parts[1]), (1, parts[0]), (7, parts[1]), (8, parts[0]), (8, slice(2, 3))]
+    images = DrawnImages(frames, how, drawn, parts)
+    try:
+        for step, rows in asked:  # in order, then in the middle, then one alone
+            read = images.take(step, rows)
+            picks = drawn(step)[rows]
+            assert len(read["images"]) == len(picks) == rows.stop - rows.start
+            for row, pick in enumerate(picks):
+                number = frames.episodes[frames.episode[pick]].info.id.removeprefix("attempt")
+                e, tick = int(number), int(frames.tick[pick])
+                for camera in range(len(STATION.camera_names)):
+                    corner = read["images"][row, camera, :4, :4].astype(float).mean()
+                    assert corner == pytest.approx(shade_of(e, tick, camera), abs=1.5)
+                assert read["state"][row, 0] == np.float32(e + tick / 100)
+                ahead = np.minimum(tick + np.arange(10), TICKS - 1)
+                np.testing.assert_allclose(read["chunk"][row, :, 0], e + ahead / 100, rtol=1e-6)
+    finally:
+        images.close()
+    with pytest.raises(ValueError, match="frames without a store"):
+        DrawnImages(replace(frames, store=None), how, drawn, parts)

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from recap_learner.training.logs import WANDB, EventFile, crc32c, open_curves
+from recap_learner.training.logs import (
+    WANDB,
+    EventFile,
+    EventReader,
+    Point,
+    crc32c,
+    events_in,
+    open_curves,
+    read_curves,
+)
 from recap_learner.training.training import Schedule, fit
 
 
@@ -89,6 +98,21 @@ def test_what_is_added_is_in_the_file_at_once(tmp_path) -> None:
     file.close()
 
 
+def test_curves_are_read_while_they_are_written(tmp_path) -> None:
+    assert read_curves(tmp_path / "none") == []
+    for begin in (0, 40):  # a training that was interrupted
+        file = EventFile(tmp_path)
+        for step in range(begin, begin + 60, 20):
+            file.add(step, {"loss": 1 / (step + 1), "flow": 300.0})
+    half = file.path.read_bytes()
+    file.add(1000, {"loss": 0.0})
+    file.close()
+    file.path.write_bytes(file.path.read_bytes()[: len(half) + 9])  # of the last record
+    found = read_curves(tmp_path)
+    assert [row["step"] for row in found] == [0, 20, 40, 60, 80]
+    assert found[2] == {"step": 40, "loss": pytest.approx(1 / 41), "flow": 300.0}
+
+
 def test_tensorboard_reads_it(tmp_path) -> None:
     name = "tensorboard.backend.event_processing.event_accumulator"
     reader = pytest.importorskip(name, reason="tensorboard is not installed")
@@ -145,3 +169,23 @@ def test_weights_and_biases_offline_keeps_the_run_over_a_restart(tmp_path, monke
         ids.append((tmp_path / "run" / "wandb.id").read_text())
     assert ids[0] == ids[1]
     assert list((tmp_path / "run").rglob(f"*{ids[0]}.wandb"))
+
+
+def test_curves_are_read_back_while_they_are_written(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "events")
+    [path] = events_in(tmp_path)
+    reader = EventReader(path)
+    assert reader.read() == []
+    file.add(0, {"loss": 2.5, "learning_rate": 0.5})
+    file.add(300, {"loss": -1.25})
+    assert reader.read() == [Point(0, {"loss": 2.5, "learning_rate": 0.5}), Point(300, {"loss": -1.25})]
+    file.add(301, {"loss": 0.0})
+    file.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])  # half a record is one that is being written
+    assert reader.read() == []
+    path.write_bytes(whole)
+    assert reader.read() == [Point(301, {"loss": 0.0})] and reader.read() == []
+    path.write_bytes(whole[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"the record at byte \d+ is damaged"):
+        EventReader(path).read()

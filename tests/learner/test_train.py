@@ -16,7 +16,7 @@ from recap_learner.data.store import Store
 from recap_learner.train import _parser, main, settings
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.value.value_training import ValueTraining
-from recap_policy.checkpoint import load_policy, read
+from recap_policy.checkpoint import load_policy, read, vision_identity
 from recap_station import topics
 from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state
@@ -72,6 +72,30 @@ def test_a_policy_is_trained_on_the_labels_of_a_tag_and_not_twice(store, vision,
     before = read(out).identity
     assert main(words(store, vision, out)) == 0
     assert json.loads(capsys.readouterr().out)["done"] == "before" and read(out).identity == before
+
+
+def test_images_read_in_every_step_give_the_losses_of_tokens_in_memory(
+    store, vision, tmp_path, capsys
+) -> None:
+    ways = {
+        "cached": ["--tower", "cached"],
+        "frozen": ["--tower", "frozen", "--accumulation", "3"],
+        "trained": ["--tower", "trained"],
+    }
+    last, towers = {}, {}
+    for way, more in ways.items():
+        assert main(words(store, vision, tmp_path / way / "policy", "--tag", "half", *more)) == 0
+        log = json.loads((tmp_path / way / "training" / "policy" / "log.json").read_text())
+        last[way] = [row["loss"] for row in log]
+        towers[way] = read(tmp_path / way / "policy").tower
+    np.testing.assert_allclose(last["frozen"], last["cached"], rtol=1e-3)  # tokens are kept in float16
+    assert last["trained"][0] == pytest.approx(last["cached"][0], rel=1e-3)  # before the first update
+    assert towers["frozen"] == towers["cached"] == vision_identity(vision) != towers["trained"]
+    start = ["--start", str(tmp_path / "trained" / "policy")]
+    assert main(words(store, vision, tmp_path / "on" / "policy", *start)) == 1
+    assert "wanted tower 'frozen' or 'trained', which read images" in capsys.readouterr().err
+    assert main(words(store, vision, tmp_path / "on" / "policy", *start, "--tower", "frozen")) == 0
+    assert read(tmp_path / "on" / "policy").tower == towers["trained"]
 
 
 def test_two_processes_write_one_checkpoint(store, vision, tmp_path) -> None:

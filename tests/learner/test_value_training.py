@@ -139,7 +139,7 @@ class PaddingReader(ValueModel):
 def test_a_head_that_reads_padding_is_caught(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("recap_learner.value.value_training.ValueModel", PaddingReader)
     with pytest.raises(GateError, match=r"the output is nearly constant: spread is 0\.0") as caught:
-        fit_value(data, tmp_path, None, replace(HOW, gates=Gates()), 1)
+        fit_value(data, tmp_path, None, HOW, 1, gates=Gates())
     assert "it cannot tell success from failure before the end" in str(caught.value)
     assert "\n" not in str(caught.value)
     kept = json.loads((tmp_path / "value.json").read_text())
@@ -158,7 +158,7 @@ def test_data_with_shuffled_outcomes_are_caught(data, tmp_path) -> None:
         ],
     )
     with pytest.raises(GateError, match="it cannot tell success from failure before the end: outcome_auc is"):
-        fit_value(shuffled, tmp_path, None, replace(HOW, gates=Gates()), 1)
+        fit_value(shuffled, tmp_path, None, HOW, 1, gates=Gates())
     log = json.loads((tmp_path / "training" / "value.fold0" / "log.json").read_text())
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
 
@@ -436,6 +436,20 @@ def test_data_that_cannot_be_trained_on_are_refused(data, tmp_path) -> None:
     with pytest.raises(ValueError, match="by 'best'"):
         replace(SHORT, combine="best")
     assert not (tmp_path / "value").exists()
+
+
+def test_a_task_of_one_episode_is_scored_by_what_others_taught_and_judged_by_nothing(tmp_path) -> None:
+    stack = replace(TASK, name="stack")
+    data = attempts(12, (TASK, stack))
+    of_stack = [i for i, e in enumerate(data.episodes) if e.info.task.name == "stack"]
+    data = data.without(of_stack[1:])
+    report = fit_value(data, tmp_path, None, SHORT, 1)
+    assert report["by_task"]["stack"]["episodes"] == 1 and report["by_task"]["stack"]["spearman"] is None
+    [alone] = [e.info.id for e in data.episodes if e.info.task.name == "stack"]
+    assert np.isfinite(load_values(tmp_path / "values.npz")[0][alone]).all()
+    only = data.without([i for i, e in enumerate(data.episodes) if e.info.id != alone])
+    with pytest.raises(ValueError, match="value training on 1 episode with 2 folds, wanted at least 2"):
+        fit_value(only, tmp_path / "next", tmp_path / "value", SHORT, 1)
 
 
 @pytest.mark.parametrize("kept", ["success", "failure"])

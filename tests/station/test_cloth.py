@@ -71,8 +71,8 @@ def test_truth_tells_the_scene(cell):
     lay(cell, folded(1))
     seen, told = cell.scene(), TruthReader(STATION, TASK).read(cell.truth().qpos)
     assert np.abs(seen.vertices - told.vertices).max() < 1e-9
-    assert np.abs(seen.features() - told.features()).max() < 1e-9
-    assert seen.features().shape == (3 * len(cell.props.KEYPOINTS) + 2,)
+    assert np.abs(seen.features() - told.features()).max() < 1e-6
+    assert seen.features().shape == (9 * len(cell.props.KEYPOINTS) + 12 + 2,)
     assert told.halved and not told.over
 
 

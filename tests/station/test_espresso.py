@@ -62,7 +62,8 @@ def test_truth_tells_the_scene_and_its_memory(cell):
     seen, told = cell.scene(), TruthReader(STATION, TASK).read(cell.truth().qpos)
     assert told.coffee == seen.coffee and told.coffee["dose"] == 0.5
     assert np.abs(seen.features() - told.features()).max() < 1e-12
-    assert seen.features().shape == (3 * len(cell.props.KEYPOINTS) + len(MEMORY) + 4,)
+    assert seen.features().shape == (9 * len(cell.props.KEYPOINTS) + 12 + len(MEMORY) + 4,)
+    assert np.abs(seen.features()).max() < 4
 
 
 @pytest.mark.parametrize(("coffee", "good"), [((1.0, 1.0), True), ((0.6, 1.0), False), ((1.0, 0.4), False)])

@@ -14,6 +14,7 @@ from typing import Any
 
 import faults
 import yaml
+from action_msgs.msg import GoalStatusArray
 from graph import Graph
 from rclpy.context import Context
 from rclpy.node import Node
@@ -43,7 +44,9 @@ class Watch(Node):
         self.faults = self.create_publisher(String, faults.FAULTS, qos.EVENT)
         self.create_subscription(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
+        self.trainings: list[int] = []  # how the goals of the learner's action stand
         self.create_subscription(JointState, topics.JOINT_COMMAND, self._on_command, qos.COMMAND)
+        self.create_subscription(GoalStatusArray, "train/_action/status", self._on_training, qos.LATCHED)
 
     def _on_mode(self, message: ControlMode) -> None:
         self.mode = message
@@ -52,6 +55,9 @@ class Watch(Node):
     def _on_episode(self, message: Episode) -> None:
         self.episode = message
 
+    def _on_training(self, message: GoalStatusArray) -> None:
+        self.trainings = [goal.status for goal in message.status_list]
+
     def _on_command(self, message: JointState) -> None:
         self.commands += 1
 
@@ -59,7 +65,13 @@ class Watch(Node):
 class ConsoleRig:
     """Context manager."""
 
-    def __init__(self, folder: Path, console: str = "recap.nodes.console_node", leader: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        console: str = "recap.nodes.console_node",
+        leader: bool = True,
+        learner: bool = False,
+    ):
         self.folder = folder
         self.graph = Graph(folder, Watch)
         self.watch: Watch = self.graph.world
@@ -74,6 +86,7 @@ class ConsoleRig:
             "policy": ("faults", {"role": "policy"}),
             "leader": ("faults", {"role": "leader"}),
             "value": ("console_value", {}),
+            "learner": ("recap_learner.nodes.learner_node", {**cell, "value_steps": 40}),
             "console": (
                 console,
                 {
@@ -85,7 +98,7 @@ class ConsoleRig:
         }  # fmt: skip
         try:
             for part in self._parts:
-                if part != "leader" or leader:
+                if {"leader": leader, "learner": learner}.get(part, True):
                     self.start(part)
             self.url = self.wait_for_url()
             self.graph.wait(lambda: self.watch.commands > 10, LIMIT_S, "joint_command")

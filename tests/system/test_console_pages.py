@@ -25,10 +25,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
 
+from action_msgs.msg import GoalStatus  # noqa: E402
 from console_rig import ConsoleRig  # noqa: E402
 from recap_interfaces.msg import ControlMode, Episode  # noqa: E402
 from recap_interfaces.srv import EndEpisode  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
+
+from recap_learner.evaluation.evaluation import Attempt, Evaluation, summarize  # noqa: E402
+from recap_learner.stages import Stages  # noqa: E402
+from recap_learner.training.logs import EventFile  # noqa: E402
 
 pytestmark = pytest.mark.timeout(280)
 WAIT_MS = 60_000  # on a busy machine
@@ -228,8 +233,18 @@ def test_a_lost_connection_shows_within_a_second(rig: ConsoleRig, page: Page) ->
         page.picture("lost")
     finally:
         console.send_signal(signal.SIGCONT)
+    print(f"the lost connection was shown after {took_ms:.0f} ms")
     assert took_ms < 1000.0
     page.wait("document.querySelector('#banner').className !== 'alarm'")
+
+
+def test_a_page_in_the_background_says_that_no_key_works_there(rig: ConsoleRig, page: Page) -> None:
+    page.page.evaluate("""() => { Object.defineProperty(document, 'hidden', { configurable: true,
+        get: () => true }); document.dispatchEvent(new Event('visibilitychange')); }""")
+    said = "/no key works here, not even E-STOP/"
+    page.wait(f"{said}.test(document.querySelector('#banner').innerText) && {said}.test(document.title)")
+    page.page.evaluate("() => { delete document.hidden; }")
+    page.wait("document.querySelector('#banner').hidden && !/no key/.test(document.title)")
 
 
 def test_a_browser_closed_in_a_takeover_leads_to_a_hold(rig: ConsoleRig, browser: Any, page: Page) -> None:
@@ -298,6 +313,74 @@ def test_health_shows_every_node_its_timing_and_the_room_left(rig: ConsoleRig, p
     page.picture("health")
 
 
+def learned(run: Path) -> None:
+    """A run with one iteration and its evaluation, as its files have it. A training goes on from it for long:
+    its vision tower is a big (sparse) file, and that is hashed first."""
+    wrong = ["time limit", "dropped", "time limit"]
+    for k, lost in enumerate((wrong, wrong[:1])):
+        reasons = ["success"] * (10 - len(lost)) + lost
+        attempts = [Attempt(90000 + i, r == "success", r, 9.0 - k, 0, 0.0) for i, r in enumerate(reasons)]
+        Evaluation(f"p{k}", tuple(attempts)).write(run / f"iteration_{k:02d}" / "eval.json")
+    for part in ("pretrain/vision", "pretrain/value", "pretrain/policy", "iteration_01/policy"):
+        (run / part).mkdir(parents=True)
+        (run / part / "config.json").write_text("{}")
+    with (run / "pretrain/vision/weights").open("wb") as weights:
+        weights.truncate(100 << 30)
+    bag = run / "demonstrations" / "bag"
+    bag.mkdir(parents=True)
+    (bag / "metadata.yaml").write_text("{}")
+    (bag / "bag.mcap").write_bytes(b"")
+    curves = EventFile(run / "iteration_01" / "training" / "policy" / "events")
+    for step in range(0, 100, 20):
+        curves.add(step, {"loss": 1 / (step + 1), "flow": 0.5})
+    curves.close()
+    with Stages(run) as stages:
+        collected = summarize(attempts)
+        bags = stages.stage("iteration_01.rollouts", "", lambda report: collected, outputs=[])
+        data = stages.stage(
+            "iteration_01.episodes",
+            "",
+            lambda report: {"episodes": 10, "frames": 90},
+            outputs=[],
+            inputs=[bags],
+        )
+        stages.stage(
+            "iteration_01.policy", "", lambda report: {}, outputs=[run / "iteration_01/policy"], inputs=[data]
+        )
+
+
+def test_the_next_iteration_is_planned_confirmed_watched_and_cancelled(rig: ConsoleRig, page: Page) -> None:
+    run = rig.folder / "runs" / "demo"
+    learned(run)
+    page.page.set_default_timeout(200_000)
+    page.open("progress", "#lineage")
+    assert "70 % (" in page.text("#evaluations") and "90 % (" in page.text("#evaluations")
+    assert "dropped" in page.text("#failures") and "iteration_01/policy" in page.text("#lineage")
+    assert page.page.query_selector("[data-training='iteration_01/policy'] canvas")
+    page.wait("/no learner is heard/.test(document.querySelector('#next').innerText)")
+    rig.start("learner")
+    page.click("#plan-next")
+    page.page.wait_for_selector("#plan")
+    assert "Iteration 2 would" in page.text("#plan") and "40 steps" in page.text("#plan")
+    assert "no estimate yet" in page.text("#plan"), "its value function has no record"
+    page.picture("progress_plan")
+    page.click("#no-training")
+    page.page.wait_for_selector("#plan-next")
+    assert rig.watch.trainings == []
+    page.click("#plan-next")
+    page.click("#start-training")
+    rig.graph.wait(lambda: rig.watch.trainings == [GoalStatus.STATUS_EXECUTING], 60.0, "a training")
+    page.page.wait_for_selector("#training")
+    page.picture("progress_training")
+    page.click("#cancel-training")
+    assert rig.watch.trainings == [GoalStatus.STATUS_EXECUTING], "once is not enough"
+    page.click("#cancel-training")
+    rig.graph.wait(lambda: rig.watch.trainings == [GoalStatus.STATUS_CANCELED], 60.0, "its end")
+    page.page.wait_for_selector("#plan-next")
+    page.wait("/cancelled/.test(document.querySelector('#said').innerText)")
+    rig.graph.kill("learner")
+
+
 def test_a_reviewer_judges_with_the_keyboard_alone(rig: ConsoleRig, page: Page) -> None:
     running(rig, page)
     page.click("#b-take_over")
@@ -322,6 +405,7 @@ def test_a_reviewer_judges_with_the_keyboard_alone(rig: ConsoleRig, page: Page) 
         page.press(key)
     page.wait("document.querySelectorAll('#log div').length === 4")
     handling_s = time.monotonic() - begin
+    print(f"outcome, two criteria and the moment of failure: {handling_s:.1f} s of handling")
     assert handling_s < 5.0 or os.getloadavg()[0] > 2.0
     assert "Failure" in page.text("#verdict")
     page.picture("attempt")
@@ -359,7 +443,8 @@ def test_a_thousand_attempts_are_listed_sorted_and_found(rig: ConsoleRig, page: 
             """() => { const at = performance.now(); document.querySelector('th button').click();
             document.body.offsetHeight; return performance.now() - at; }"""
         )
-        assert took_ms < 2000.0
+        print(f"{ATTEMPTS} attempts were sorted anew in {took_ms:.0f} ms")
+        assert took_ms < 2000.0 or os.getloadavg()[0] > 2.0
         page.page.fill("#find", "copy_0999")
         page.wait("document.querySelectorAll('tr.row').length === 1")
     finally:
@@ -396,5 +481,6 @@ def test_a_slow_browser_shows_fewer_pictures_and_no_old_ones(rig: ConsoleRig, pa
     time.sleep(8.0)
     grown_mb = (int(memory.read_text().split()[1]) - before) * 4096 / 1e6
     session.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+    print(f"the console grew by {grown_mb:.1f} MB in 8 s of a slow browser")
     assert grown_mb < 10.0
     page.wait("[...document.querySelectorAll('.camera .label')].some((one) => / Hz/.test(one.innerText))")

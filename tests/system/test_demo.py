@@ -24,8 +24,8 @@ pytest.importorskip("recap_interfaces.msg")
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from recap_interfaces.msg import ActionChunk, Episode
-from recap_interfaces.srv import StartTraining
+from recap_interfaces.msg import ActionChunk, Episode, LearnerState
+from recap_interfaces.srv import DecideCheckpoint, StartTraining
 
 from recap.demo import QUICK, run_demo
 from recap_policy.checkpoint import read
@@ -60,7 +60,7 @@ def test_the_loop_closes_and_a_second_call_has_nothing_left_to_do(quick: tuple[P
 
 
 class Listener:
-    """Which checkpoint commanded in which attempt, and the client that asks for training."""
+    """Which checkpoint commanded in which attempt, and a person who asks for training and decides."""
 
     def __init__(self) -> None:
         self.context = Context()
@@ -72,6 +72,9 @@ class Listener:
         self.commanded: dict[str, set[str]] = {}
         self.node.create_subscription(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
         self.node.create_subscription(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
+        self.state = LearnerState()
+        self.node.create_subscription(LearnerState, topics.LEARNER_STATE, self._on_state, qos.LATCHED)
+        self.decide = self.node.create_client(DecideCheckpoint, "decide_checkpoint")
         self.training = self.node.create_client(StartTraining, "start_training")
 
     def _on_episode(self, message: Episode) -> None:
@@ -80,6 +83,9 @@ class Listener:
     def _on_chunk(self, message: ActionChunk) -> None:
         if self.episode:
             self.commanded.setdefault(self.episode, set()).add(message.checkpoint)
+
+    def _on_state(self, message: LearnerState) -> None:
+        self.state = message
 
     def close(self) -> None:
         self.node.destroy_node()
@@ -94,7 +100,7 @@ def cell(quick: tuple[Path, dict[str, Any]], tmp_path: Path) -> Iterator[subproc
     up = [
         *(sys.executable, "-m", "recap", "up", "--manager", "supervisor", "operator:=scripted"),
         *(f"checkpoint:={quick[0] / 'iteration_00' / 'policy'}", f"bag_dir:={tmp_path / 'bags'}"),
-        f"params_file:={steps}",
+        *(f"params_file:={steps}", "evaluations:=0", "convert:=false"),
     ]
     with (tmp_path / "up.log").open("wb") as log:
         graph = subprocess.Popen(
@@ -143,6 +149,12 @@ def test_a_policy_learnt_inside_the_graph_commands_from_the_next_attempt_on(
         fresh = run / "iteration_02" / "policy"
         wait(lambda: (fresh / "config.json").is_file(), 400, "a new policy")
         new = read(fresh).identity
+        wait(lambda: listener.state.withheld or listener.state.offered, 60, "it is judged")
+        if listener.state.withheld:  # so few steps hardly make a value function that passes its gates
+            word = DecideCheckpoint.Request(accept=True, who="test", why="to see it swapped in")
+            future = listener.decide.call_async(word)
+            wait(future.done, 30, "an answer of decide_checkpoint")
+            assert future.result().success
         wait(lambda: {new} in listener.commanded.values(), 120, "an attempt by the new policy")
         assert policy.is_running()  # the same process as before
         assert new != old and set().union(*listener.commanded.values()) == {old, new}

@@ -16,8 +16,11 @@ import pytest
 import yaml
 
 from recap.cli import main
-from recap.evaluate import Journal, entrants, training_seeds
+from recap.evaluate import entrants, training_seeds
+from recap.journal import Journal
+from recap.robot_cell import RobotCell
 from recap.rollout import Rollouts
+from recap.sim_cell import SimCell
 from recap_learner.evaluation.evaluation import Attempt, EvaluationError, read_evaluation
 from recap_learner.evaluation.recorded_evaluation import evaluate_recorded
 from recap_policy.description import read
@@ -140,19 +143,19 @@ def test_wrong_words_are_told_in_one_line(world, words, code, said, capsys, monk
 def test_a_journal_of_another_setting_a_broken_one_and_a_busy_one_are_refused(world, tmp_path):
     policy = world / "run" / "iteration_00" / "policy"
     made = entrants([policy], [Sampling()], Rollouts("aloha", str(world / "task.yaml")), tmp_path)[0]
-    with Journal(made) as journal:
+    with Journal(made.journal, made.key) as journal:
         journal.add(Attempt(1, True, "success", 2.0, 0, 0.0))
-        with pytest.raises(EvaluationError, match="one at a time"), Journal(made):
+        with pytest.raises(EvaluationError, match="one at a time"), Journal(made.journal, made.key):
             pass
-    with Journal(made) as journal:
+    with Journal(made.journal, made.key) as journal:
         assert list(journal.attempts) == [1]
     with (
         pytest.raises(EvaluationError, match="another policy or setting"),
-        Journal(replace(made, key=made.key[:8])),
+        Journal(made.journal, made.key[:8]),
     ):
         pass
     made.journal.write_bytes(made.journal.read_bytes() + b"{no json\n")
-    with pytest.raises(EvaluationError, match="line 3 cannot be read"), Journal(made):
+    with pytest.raises(EvaluationError, match="line 3 cannot be read"), Journal(made.journal, made.key):
         pass
 
 
@@ -250,3 +253,38 @@ def test_a_store_s_judgements_count_and_damaged_bags_are_named(recorded, tmp_pat
     assert len(found[0].attempts) == 1 and len(problems) == 1
     with pytest.raises(EvaluationError, match="cannot be seen in the recordings: wanted --reset-s"):
         evaluate_recorded([bags], count_reset=True)
+
+
+def test_an_iteration_s_evaluation_is_read_as_any_other(world, tmp_path):
+    task, policy = str(world / "task.yaml"), world / "run" / "iteration_01" / "policy"
+    out = tmp_path / "eval.json"
+    how = SimCell(evaluations=2, workers=1).evaluation(task, policy, tmp_path)
+    found = how.run(policy, "", out, lambda fraction, note: None)
+    written = read_evaluation(out)
+    assert [a.seed for a in written.attempts] == [90_000, 90_001] and written.stages
+    assert written.settings["indicator"] == "none" and written.identity == read(policy).identity
+    assert found["attempts"] == 2 and found["stages"].keys() == set(written.stages)
+    again = how.run(policy, "", out, lambda fraction, note: pytest.fail("an attempt was made again"))
+    assert again == found
+    assert SimCell(evaluations=0).evaluation(task, policy, tmp_path) is None
+
+
+def test_on_a_robot_what_was_recorded_of_a_policy_is_its_evaluation(world, recorded, tmp_path):
+    from recap_learner.data.episodes import convert_bags
+    from recap_station.bags import amend_metadata
+
+    run, cell = tmp_path / "run", RobotCell(SimCell())
+    policy, store = run / "iteration_00" / "policy", run / "episodes"
+    shutil.copytree(world / "run" / "iteration_00" / "policy", policy)
+    assert cell.evaluation("handover_insert", policy, store) is None  # nothing is recorded yet
+    bags = Path(shutil.copytree(recorded, run / "iteration_01" / "bags"))
+    convert_bags([bags], store)
+    how, out = cell.evaluation("handover_insert", policy, store), run / "iteration_00" / "eval.json"
+    assert bags in how.inputs
+    of_another = how.run(policy, "positive", out, lambda fraction, note: None)
+    assert "not evaluated: checkpoint" in of_another["notices"][0] and not out.exists()
+    for bag in bags.iterdir():
+        amend_metadata(bag, {"recap.checkpoint": read(policy).identity})  # as the live graph calls it
+    convert_bags([bags], store)
+    found = how.run(policy, "positive", out, lambda fraction, note: None)
+    assert found["attempts"] == len(read_evaluation(out).attempts) == 3

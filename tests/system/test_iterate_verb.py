@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from recap import sim_cell
 from recap.cli import main
+from recap.demo import DemoConfig
 from recap.iterate_verb import settings
 from recap.rollout import Attempt
-from recap.sim_cell import SimCell, resumed
+from recap.sim_cell import SimCell
+from recap_learner.algorithm import Algorithm
 from recap_learner.cell import Order
 from recap_learner.stages import StageError
+from recap_learner.value.gates import Gates
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -33,6 +35,8 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
         (["--iterations", "0", "--compare", "awr"], 2, "0 iterations, wanted at least 1"),
         (["--demonstrations", "nowhere"], 2, "wanted a number or a folder of bags, found 'nowhere'"),
         (["--demonstrations", "1"], 2, "wanted 2 or more, found 1"),
+        (["--gates", "ajar"], 2, "--gates: wanted fail or warn, found 'ajar'"),
+        (["--cotraining", "nowhere.parquet"], 2, "nowhere.parquet: wanted a Parquet file of captions"),
         (["--collect", "dreams"], 2, "--collect: wanted sim or robot, found 'dreams'"),
         (["--task", "handover_insrt"], 1, "did you mean 'handover_insert'?"),
         (["--task", "handover_insert", "--task", "handover_insert"], 2, "wanted each once"),
@@ -46,11 +50,33 @@ def test_wrong_words_are_told_in_one_line_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_is_not_finite_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise FloatingPointError("step 3 (batch of seed 1): loss nan")
+
+    monkeypatch.setattr("recap_learner.algorithm.algorithm_1", broken)
+    code, said = run(["--run", str(tmp_path / "run")], capsys)
+    assert code == 1 and said.splitlines()[-1] == "recap: step 3 (batch of seed 1): loss nan"
+
+
 def test_all_arms_can_be_asked_for() -> None:
     how = settings(1, "pretrained", "recap", "all", False, "value=5,finetune=7", 3, True)
     assert len(how.compare) == 9 and "recap" not in how.compare
     assert how.value.schedule.steps == how.improvement.value.schedule.steps == 5
     assert how.improvement.policy.schedule.steps == 7 and how.seed == how.improvement.seed == 3
+
+
+def test_gates_end_a_run_that_is_large_enough_to_be_judged() -> None:
+    def how(quick: bool, gates: str = "") -> Algorithm:
+        return settings(1, "pretrained", "recap", "", False, "", 1, quick, gates, 0.5)
+
+    assert how(quick=False).gates == Gates() == how(quick=True, gates="fail").gates
+    assert how(quick=True).gates is None and how(quick=False, gates="warn").gates is None
+    assert how(quick=False).improvement.value.mixture.fresh_share == 0.5
+    assert how(quick=False).value.mixture.even  # pre-training has no iteration
+    assert DemoConfig().algorithm.gates is None
 
 
 def test_a_robots_iteration_says_what_to_record_and_goes_on_with_it(tmp_path: Path) -> None:
@@ -66,22 +92,25 @@ def test_a_robots_iteration_says_what_to_record_and_goes_on_with_it(tmp_path: Pa
 
 
 def test_attempts_that_are_noted_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recap import sim_cell
-
     asked: list[list[int]] = []
 
     def attempts(how, seeds, workers, report, each):
         asked.append(list(seeds))
-        made = [Attempt(seed, True, "success", 1.0, 0, 0.0) for seed in seeds]
+        made = [Attempt(s, s != 10_000, "", 1.0, 0, 0.0, bag=str(how.bags / f"bag{s}")) for s in seeds]
         for attempt in made:
+            (how.bags / f"bag{attempt.seed}").mkdir()
             each(attempt)
         return made
 
     monkeypatch.setattr(sim_cell, "run_attempts", attempts)
-    journal, how = tmp_path / "eval.jsonl", sim_cell.Rollouts("aloha", "handover_insert", checkpoint=tmp_path)
-    first = Attempt(4, False, "time limit", 2.0, 0, 0.0)
-    journal.write_text(json.dumps(asdict(first)) + '\n{"seed": 5, "succ')  # a line that was cut short
-    found = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
-    assert asked == [[5, 6]] and [a.seed for a in found] == [4, 5, 6] and not found[0].success
-    again = resumed(how, range(4, 7), journal, 1, lambda fraction, note: None)
-    assert asked == [[5, 6]] and again == found
+    monkeypatch.setattr(sim_cell, "convert_bags", lambda bags, store: None)
+    [way] = SimCell(rollouts=3).collections("handover_insert", 1)
+    order = Order("handover_insert", tmp_path / "bags", tmp_path, 1, tmp_path / "policy")
+    first = way.fill(order, lambda fraction, note: None)
+    assert asked == [[10_000, 10_001, 10_002]] and first["success"] == pytest.approx(2 / 3)
+    journal = tmp_path / "bags.jsonl"
+    journal.write_text(journal.read_text()[:-9])  # the last line was cut short
+    (tmp_path / "bags" / "bag10001").rmdir()  # and a bag is gone
+    assert way.fill(order, lambda fraction, note: None) == first
+    assert asked[1:] == [[10_001, 10_002]]
+    assert way.fill(order, lambda fraction, note: None) == first and len(asked) == 2

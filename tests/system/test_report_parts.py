@@ -12,9 +12,9 @@ from recap.cli import main
 from recap.report import write_report
 from recap.report.attempt_figure import key_moments
 from recap.report.evaluation_figures import intervals, over
-from recap.report.evaluations import arms, conditions, find_results, main_line, sweep
 from recap.report.run import Run
 from recap.report.style import INK, as_svg, themed
+from recap.results import arms, conditions, find_results, main_line, sweep
 from recap_learner.evaluation.evaluation import Attempt, Evaluation, save_attempts
 from recap_station.files import write_json
 

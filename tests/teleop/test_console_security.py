@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +16,13 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from websockets.asyncio.client import connect
+from console_site import JPEG, Site, join
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from recap_station.contract import ContractError
-from recap_teleop.board import Board
-from recap_teleop.console.archive import ArchiveError
-from recap_teleop.console.feed import Feed
-from recap_teleop.console.machine import Machine
 from recap_teleop.console.security import Bucket, Door, is_loopback
-from recap_teleop.console.server import MOST_BYTES, STATIC, Console
-from recap_teleop.console.serving import Serving, listen
-from recap_teleop.requests import Request
-
-JPEG = b"\xff\xd8" + bytes(range(256)) * 40 + b"\xff\xd9"
-
-
-class Cell:
-    """A cell that grants everything and remembers what it was asked."""
-
-    about: dict[str, Any] = {"cameras": []}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self.feed = Feed(cameras=2, dof=3, rate_hz=50.0)
-        self.feed.snapshot = Board("0", "").snapshot(time.monotonic())
-        self.feed.camera(0, JPEG, time.monotonic())
-        self.asked: list[str] = []
-
-    def ask(self, request: Request) -> Future[tuple[str, bool]]:
-        self.asked.append(request.service)
-        answer: Future[tuple[str, bool]] = Future()
-        answer.set_result((f"{request.service}: done", True))
-        return answer
-
-
-class Locked:
-    """An archive that notes the names it was asked for, and has none of them."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def ask(*names: Any) -> Any:
-            self.names += [str(name) for name in names]
-            raise ArchiveError(f"{method}: nothing of that name")
-
-        return ask
-
-
-class Site:
-    def __init__(self, folder: Path, door: Door) -> None:
-        self.cell, self.archive = Cell(), Locked()
-        self.console = Console(self.cell, door, Machine(folder), self.archive)  # type: ignore[arg-type]
-        self.serving = Serving(self.console, "127.0.0.1", 0)
-        self.serving.start()
-        self.port = self.serving.port
-        self.host = f"127.0.0.1:{self.port}"
-
-    def call(
-        self, method: str, path: str, body: Any = None, **headers: str
-    ) -> tuple[int, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        if data is not None:
-            given.setdefault("content-type", "application/json")
-        connection.request(method, path, data, given)
-        answer = connection.getresponse()
-        result = answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
-        connection.close()
-        return result
-
-    def raw(self, request: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", self.port), 10) as line:
-            line.sendall(request)
-            return line.recv(65536)
-
-    def watch(self, path: str, **headers: str) -> Any:
-        return connect(f"ws://{self.host}{path}", additional_headers={**headers}, open_timeout=10)
-
-    def pump(self) -> None:
-        self.cell.feed.snapshot = Board("0", "").snapshot(time.monotonic())
-        self.console.wake()
+from recap_teleop.console.server import MOST_BYTES, STATIC
+from recap_teleop.console.serving import listen
 
 
 @pytest.fixture
@@ -160,8 +83,12 @@ def test_a_name_that_was_pointed_at_this_machine_is_refused(site: Site, host: st
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
 @pytest.mark.parametrize(
-    "path", ["/api/do/estop", "/api/control/take", "/api/attempts/x/judgement", "/api/attempts/convert"]
-)
+    "path",
+    [
+        "/api/do/estop", "/api/control/take", "/api/attempts/x/judgement", "/api/attempts/convert",
+        "/api/train/plan", "/api/train/start", "/api/train/cancel", "/api/train/decide",
+    ],
+)  # fmt: skip
 def test_what_changes_something_is_a_post(site: Site, method: str, path: str) -> None:
     status = site.call(method, path)[0]
     assert status in (403, 404, 405)
@@ -181,12 +108,16 @@ def test_what_changes_something_is_a_post(site: Site, method: str, path: str) ->
         {"content-type": "application/x-www-form-urlencoded"},
     ],
 )
-def test_another_page_cannot_press_a_button(site: Site, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/api/do/estop", "/api/train/plan", "/api/train/start", "/api/train/cancel", "/api/train/decide"],
+)
+def test_another_page_cannot_press_a_button(site: Site, headers: dict[str, str], path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
-    connection.request("POST", "/api/do/estop", b"{}", {"content-type": "application/json", **headers})
+    connection.request("POST", path, b"{}", {"content-type": "application/json", **headers})
     assert connection.getresponse().status == 403
     connection.close()
-    assert site.cell.asked == []
+    assert site.cell.asked == [] and site.archive.names == []
 
 
 @pytest.mark.parametrize("path", ["/live", "/cameras"])
@@ -235,12 +166,14 @@ def test_what_is_too_big_or_no_json_is_refused(site: Site) -> None:
 
 
 def test_calls_are_rate_limited(site: Site) -> None:
+    site.console._stops = Bucket(0.0, 30.0)  # as for who calls fast, however slow this machine is
     codes = [site.call("POST", "/api/do/estop", {})[0] for _ in range(60)]
     assert codes[0] == 200 and codes[-1] == 429
     assert len(site.cell.asked) < 60
 
 
 def test_no_other_calls_use_up_the_emergency_stop(site: Site) -> None:
+    site.console._anybody = Bucket(0.0, 30.0)
     codes = [site.call("POST", "/api/do/start", {})[0] for _ in range(60)]
     assert codes[-1] == 429
     assert site.call("POST", "/api/do/estop", {})[0] == 200
@@ -254,11 +187,6 @@ def test_a_bucket_fills_again() -> None:
 
 
 # --- who commands --------------------------------------------------------------------------------------
-
-
-async def join(site: Site, name: str) -> tuple[Any, dict[str, Any]]:
-    socket = await site.watch(f"/live?name={name}", Origin=f"http://{site.host}")
-    return socket, json.loads(await socket.recv())
 
 
 def test_one_holds_control_and_others_are_told_who(site: Site) -> None:

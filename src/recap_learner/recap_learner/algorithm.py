@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from recap_learner.arms import arm
 from recap_learner.improve import Improvement
+from recap_learner.lesson import STARTS
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Made
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining
+from recap_learner.value.gates import Gates
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
-
-STARTS = ("pretrained", "last")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Algorithm:
     vision, value, policy, rule: of pre-training (paper: whole-episode advantage, 30 % positive);
     improvement: of SFT and every iteration. iterations: K. start: what value and policy of an iteration begin
     from, "pretrained" (paper: less drift) or "last", the iteration before. extraction: the arm by which
-    iterations make a policy; compare: arms that are trained on the last iteration's data too, from the same
+    iterations make a policy; gates: what value functions must reach for the run to go on, None: it goes on
+    whatever they reach (V⁰, which no label needs, never ends it); captions: Parquet file that value functions
+    are co-trained on; compare: arms that are trained on the last iteration's data too, from the same
     start, with as many steps. first_value: also train V⁰ (step 4), which no label needs. generalist: in the
     end a policy from scratch on all tasks' data under their last labels.
 
@@ -39,6 +42,8 @@ class Algorithm:
     iterations: int = 1
     start: str = "pretrained"
     extraction: str = "recap"
+    gates: Gates | None = Gates()
+    captions: Path | None = None
     compare: tuple[str, ...] = ()
     first_value: bool = True
     generalist: bool = False
@@ -56,14 +61,16 @@ class Algorithm:
 def algorithm_1(do: Rounds, tasks: Sequence[str], how: Algorithm) -> dict[str, Made]:
     """π*0.6, Algorithm 1 → the last policy of each task, and "generalist" where there is one.
 
-    Evaluations run beside what follows; so do demonstrations, beside the pre-training of the tower.
+    Where torch's threads leave cores free, evaluations run beside what follows, and demonstrations beside the
+    pre-training of the tower.
     """
     demonstrations = {task: do.demonstrations(task) for task in tasks}
     do.vision(tasks[0], how.vision, how.seed)
     demos = {task: do.episodes(task, 0, bags) for task, bags in demonstrations.items()}
     everything = list(demos.values())
 
-    v_pre = do.value(None, 0, everything, None, how.value, how.seed)  # 1. V_pre on D_demo, eq. 1
+    text = how.captions
+    v_pre = do.value(None, 0, everything, None, how.value, how.seed, how.gates, text)  # 1. V_pre, eq. 1
     l_pre = do.labels(None, 0, everything, v_pre, how.rule)
     pi_pre = do.policy(None, 0, everything, None, "recap", l_pre, how.policy, how.seed)  # 2. π_pre, eq. 3
 
@@ -77,13 +84,14 @@ def algorithm_1(do: Rounds, tasks: Sequence[str], how: Algorithm) -> dict[str, M
         data[task] = [demos[task]]  # 3. D_ℓ ← its demonstrations
         v = v_pre
         if how.first_value:
-            v = do.value(task, 0, data[task], v_pre, again.value, again.seed)  # 4. V⁰ from V_pre
+            v = do.value(task, 0, data[task], v_pre, again.value, again.seed, None, text)  # 4. V⁰ from V_pre
         pi = do.policy(task, 0, data[task], pi_pre, "sft", None, again.policy, again.seed)  # 5. π⁰, I = True
         for k in range(1, how.iterations + 1):  # 6.
             data[task] += do.collect(task, k, pi, v)
             do.evaluate(task, k - 1, pi)
             first = how.start == "pretrained" or k == 1
-            v = do.value(task, k, data[task], v_pre if first else v, again.value, again.seed)
+            before = v_pre if first else v
+            v = do.value(task, k, data[task], before, again.value, again.seed, how.gates, text)
             labels[task] = do.labels(task, k, data[task], v, again.rule)
             start = pi_pre if first else pi
             pi = do.policy(task, k, data[task], start, how.extraction, labels[task], again.policy, again.seed)
@@ -92,7 +100,7 @@ def algorithm_1(do: Rounds, tasks: Sequence[str], how: Algorithm) -> dict[str, M
         for name in how.compare:  # other arms: the same data, start and steps
             other = do.policy(
                 *(task, how.iterations, data[task], pi_pre, name, labels[task], again.policy, again.seed),
-                beside_arm=True, pretrained=l_pre,
+                beside=name, pretrained=l_pre,
             )  # fmt: skip
             do.evaluate(task, how.iterations, other, name)
     if how.generalist:

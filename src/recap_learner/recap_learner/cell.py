@@ -37,6 +37,17 @@ class Collection:
     ours: bool = True
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """One way to evaluate a policy. run: attempts of a checkpoint, asked for an indicator ("" for none), into
+    an `Evaluation`'s file → their summary; no file where there was nothing to evaluate. inputs: what it reads
+    beside the policy."""
+
+    settings: Any
+    run: Callable[[Path, str, Path, Report], dict[str, Any]]
+    inputs: Sequence[Path] = ()
+
+
 class Cell(Protocol):
     """Where attempts are made."""
 
@@ -47,10 +58,6 @@ class Cell(Protocol):
 
     def collections(self, task: str, iteration: int) -> Sequence[Collection]: ...
 
-    def evaluation(self, task: str) -> Any:
-        """Settings of `evaluate`; None where policies are not evaluated."""
-        ...
-
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        """Attempts of a policy, asked for an indicator ("" for none), into `out` → their summary."""
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment | None:
+        """Of a checkpoint; store: the run's episodes. None where it is not evaluated."""
         ...

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from recap_learner.arms import Arm, Judged
 from recap_learner.arms.base import POSITIVE
-from recap_learner.data.episodes import Episode, EpisodeInfo, convert_bags, read_info
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo, convert_bags, read_info
 from recap_learner.data.frames import Frames, load_frames
 from recap_learner.data.store import Store
 from recap_learner.training.policy_training import RECAP, PolicyTraining, train_policy
 from recap_learner.training.training import Progress
 from recap_learner.value.cotraining import CoTraining
-from recap_learner.value.gates import Gates
+from recap_learner.value.gates import Gates, check_found
 from recap_learner.value.labels import (
     FILE,
     EpisodeValues,
@@ -48,8 +48,12 @@ def convert(
 
     Files come in the order of their start states' seeds, not of when they were recorded: with equal attempts
     a run that was broken off and one that was not then draw the same batches.
+    Attempts that were recorded as episode files, without bags, are taken as they are.
     Raises ValueError if no bag can be used.
     """
+    files = [file for folder in bags if folder.is_dir() for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    if files:
+        return sorted(files, key=lambda file: (read_info(file).seed, file.name)), []
     files, problems = convert_bags(bags, store, progress, workers=workers)
     if not files:
         raise ValueError(f"none of {len(problems)} bags can be used; the first: {problems[0]}")
@@ -108,11 +112,13 @@ def fit_value(
     *,
     fresh: Callable[[Episode], bool] | None = None,
     cotraining: CoTraining | None = None,
+    gates: Gates | None = None,
 ) -> dict[str, Any]:
     """Train the value function of this round → its report. The values of all ticks are saved.
 
-    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s.
-    Raises GateError where it fails how.gates, on all tasks together or on one, after everything is saved, the
+    frames: of one task, or of several to pre-train on. fresh, cotraining: as `train_value`'s. gates: what it
+    must reach on held-out episodes; None: what fails is reported and ends nothing.
+    Raises GateError where it fails gates, on all tasks together or on one, after everything is saved, the
     report as <folder>/value.json too.
     """
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
@@ -121,7 +127,7 @@ def fit_value(
     )
     save_values(folder / "values.npz", made.values, made.failed, made.norms)
     several = made.by_task if len(made.by_task) > 1 else {}
-    limits = how.gates or Gates()
+    limits = gates or Gates()
     found = {
         **made.report.to_dict(),
         "problems": made.report.problems(limits),
@@ -132,10 +138,8 @@ def fit_value(
         },
     }
     write_json(folder / "value.json", found)
-    if how.gates is not None:
-        made.report.check(how.gates, f"the value function in {folder}")
-        for task, report in several.items():
-            report.check(how.gates, f"the value function in {folder}, on {task},")
+    if gates is not None:
+        check_found(found, gates, f"the value function in {folder}")
     return found
 
 
@@ -145,18 +149,21 @@ def make_labels(
     rule: LabelRule | Mapping[str, LabelRule],
     judged_by: Callable[[EpisodeInfo], bool],
     store: Path | None = None,
+    values_file: Path | None = None,
 ) -> dict[str, Any]:
     """Label every tick from the values of this round → shares and threshold.
 
     rule: of all tasks, or by task. judged_by: the episodes whose autonomous frames a task's threshold is a
     quantile of. store: where each episode gets its labels under the tag `folder.name` too, for the loader,
-    exports and whoever looks. Raises ValueError on an episode without a value, and as `label_ticks`.
+    exports and whoever looks. values_file: where the values are not this folder's. Raises ValueError on an
+    episode without a value, and as `label_ticks`.
     """
     check_outcomes(frames.episodes)
-    values, failed, norms = load_values(folder / "values.npz")
+    file = values_file or folder / "values.npz"
+    values, failed, norms = load_values(file)
     if missing := [e.info.id for e in frames.episodes if e.info.id not in values]:
         raise ValueError(
-            f"{folder / 'values.npz'}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
+            f"{file}: {len(missing)} episodes have no value, the first: {missing[0]}: train "
             "the value function on them too"
         )
     episodes = [
@@ -191,11 +198,12 @@ def fit_policy(
     arm: Arm = RECAP,
     labels: Sequence[Path] = (),
     pretrained_labels: Sequence[Path] = (),
+    fresh: Callable[[Episode], bool] | None = None,
 ) -> dict[str, Any]:
     """Train the policy of this round as an arm does, into <folder>/policy → first and last losses.
 
     labels: sidecars with the advantage and indicator of this round; pretrained_labels: those of the
-    pre-training. Frames that none covers have advantage 0 and are not positive.
+    pre-training. Frames that none covers have advantage 0 and are not positive. fresh: as `fit_value`'s.
     """
     # While the arbiter holds nobody acts: nothing to imitate.
     acted = np.array(
@@ -205,6 +213,7 @@ def fit_policy(
     rows = np.flatnonzero(acted)[lesson.keep]
     frames, indicator = frames.where(rows), lesson.indicator[lesson.keep]
     lineage = {"start": str(start or ""), "training": asdict(how), "seed": seed, **_data(frames)}
+    new = np.array([fresh(e) for e in frames.episodes])[frames.episode] if fresh else None
     lineage |= {"arm": {"name": arm.name, "asked": arm.asked, **asdict(arm)}}
     log = train_policy(
         frames,
@@ -219,6 +228,7 @@ def fit_policy(
         arm=arm,
         weight=lesson.weight[lesson.keep],
         advantage=lesson.advantage[lesson.keep],
+        fresh=new,
     )
     positive = float((indicator == POSITIVE).mean())
     return {"frames": len(frames), "positive": positive, "first": log[0], "last": log[-1]}

@@ -15,15 +15,19 @@ from is the business of a `Cell` (cell.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from recap_learner.arms import ARMS
 from recap_learner.arms import arm as find_arm
 from recap_learner.arms.base import Arm
 from recap_learner.artefacts import examine
 from recap_learner.cell import Cell, Collection, Order
-from recap_learner.data.episodes import SUFFIX, EpisodeInfo
+from recap_learner.data.episodes import SUFFIX, Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_learner.data.judgements import LOG as JUDGEMENTS
 from recap_learner.iteration import (
@@ -38,9 +42,13 @@ from recap_learner.iteration import (
 from recap_learner.stages import Made, Report, Stages
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining, train_vision
+from recap_learner.value.cotraining import Captions
+from recap_learner.value.gates import Gates, check_found
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
+from recap_policy.checkpoint import load_vision
 from recap_policy.description import read
+from recap_policy.objects import ObjectTower
 
 LABELS, VALUES = "labels.parquet", "values.npz"
 
@@ -53,6 +61,9 @@ class Rounds:
         self.stages, self._cell, self.run = stages, cell, stages.folder
         self.store, self.pretrain = self.run / "episodes", self.run / "pretrain"
         self.several = len(tasks) > 1
+        # Training and attempts that share cores wait for each other: torch's threads meet after every
+        # operation, and one that must wait for its core keeps all waiting.
+        self.beside = _cores() > torch.get_num_threads()
         self._tower: Made | None = None
         self._open: tuple[object, Frames] | None = None
 
@@ -61,14 +72,15 @@ class Rounds:
         assert self._cell is not None, "these rounds have no cell"
         return self._cell
 
-    def folder(self, task: str | None, k: int) -> Path:
-        """None: of the pre-training, which is of all tasks."""
-        return self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+    def folder(self, task: str | None, k: int, beside: str = "") -> Path:
+        """None: of the pre-training, which is of all tasks. beside: as `policy`'s."""
+        folder = self.pretrain if task is None else self._home(task) / f"iteration_{k:02d}"
+        return folder / "arms" / beside if beside else folder
 
     def demonstrations(self, task: str) -> Made:
         what = self.cell.demonstrations(task)
         order = Order(task, self._home(task) / "demonstrations", self.store, 0)
-        return self._collect(self._name(task, None, "demonstrations"), what, order, (), beside=True)
+        return self._collect(self._name(task, None, "demonstrations"), what, order, (), beside=self.beside)
 
     def vision(self, task: str, how: VisionTraining, seed: int) -> Made:
         out, station = self.pretrain / "vision", self.cell.station
@@ -76,13 +88,19 @@ class Rounds:
             "vision",
             "Vision pre-training",
             lambda report: {
-                "median_error_m": train_vision(station, task, out, how, seed, {"seed": seed}, progress=report)
+                "median_error_m": train_vision(
+                    station, task, out, how, seed, {"seed": seed}, _cores(), report
+                )
             },
             settings=[station, task, how, seed],
             outputs=[out],
             leftovers=[out, out.parent / ".scenes.npz", *_workbench(out)],
         )
         return self._tower
+
+    def policy_folder(self, made: Made) -> Path:
+        """Where the checkpoint of a policy's stage is."""
+        return self._output(made, "policy")
 
     def take(self, tower: Made) -> None:
         """Go on with a tower that is there."""
@@ -100,12 +118,13 @@ class Rounds:
             bags.append(self._collect(name, what, order, (policy, value) if what.alone else (policy,)))
         return [self.episodes(task, k, *bags)]
 
-    def episodes(self, task: str, k: int, *bags: Made) -> Made:
+    def episodes(self, task: str, k: int, *bags: Made, converted: Sequence[Path] = ()) -> Made:
         """Convert, and look at every frame with the tower. → episode files, in an order that does not depend
-        on when they were recorded"""
+        on when they were recorded. converted: those that are in the store already."""
+        given = [self.stages.given("converted attempts", converted)] if converted else []
 
         def work(report: Report) -> dict[str, Any]:
-            files: list[Path] = []
+            files = list(converted)
             problems: list[str] = []
             for one in bags:
                 folders = [self.run / out for out in one.record["outputs"]]
@@ -121,7 +140,7 @@ class Rounds:
             f"Attempts to episodes{self._of(task, k)}",
             work,
             settings=None,
-            inputs=[*bags, *self._towers()],
+            inputs=[*bags, *given, *self._towers()],
             outputs=lambda result: [self.run / name for name in result["files"]],
         )
 
@@ -133,38 +152,68 @@ class Rounds:
         start: Made | None,
         how: ValueTraining,
         seed: int,
+        gates: Gates | None = None,
+        captions: Path | None = None,
+        fresh: Sequence[str] | None = None,
+        beside: str = "",
     ) -> Made:
-        folder, before = self.folder(task, k), self._output(start, "value") if start else None
+        """fresh: ids of the episodes that a fresh share is of, in `policy` too; None: the iteration's own
+        attempts. Before the first iteration nothing is fresh. beside: as `policy`'s.
+        gates: no reason to train anew. captions: to co-train on. Raises GateError where it fails gates."""
+        folder = self.folder(task, k, beside)
+        before = self._output(start, "value") if start else None
+        if not k:
+            how = replace(how, mixture=replace(how.mixture, fresh_share=None))
 
         def work(report: Report) -> dict[str, Any]:
-            frames = self._frames(data)
-            found = fit_value(frames, folder, before, how, seed, report)
+            frames, cotraining = self._frames(data), None
+            if captions is not None:
+                tower = load_vision(self._vision)
+                if isinstance(tower, ObjectTower):
+                    raise ValueError(f"{captions}: a value on states sees no pictures, wanted no co-training")
+                cotraining = Captions.from_parquet(captions, tower, tower.config.image_size)
+            found = fit_value(
+                *(frames, folder, before, how, seed, report),
+                fresh=_among(_names(data[-1]) if fresh is None else fresh), cotraining=cotraining,
+            )  # fmt: skip
             return {**found, "notices": notices(frames)}
 
-        return self.stages.stage(
-            self._name(task, k, "pretrain_value" if task is None else "value"),
-            "Pre-train value" if task is None else f"Value function{self._of(task, k)}",
+        made = self.stages.stage(
+            self._name(task, k, "pretrain_value" if task is None else "value", beside),
+            "Pre-train value" if task is None else f"Value function{self._of(task, k, beside)}",
             work,
-            settings=[how, seed],
-            inputs=self._learning(data, start),
+            settings=[how, seed, *([sorted(fresh)] if fresh else [])],
+            inputs=[*self._learning(data, start), *([captions] if captions else [])],
             outputs=[folder / "value", folder / VALUES],
             leftovers=[folder / "value", folder / VALUES, *_workbench(folder / "value")],
         )
+        if gates is not None:
+            check_found(made.result, gates, f"the value function in {folder}")
+        return made
 
-    def labels(self, task: str | None, k: int, data: Sequence[Made], value: Made, rule: LabelRule) -> Made:
-        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations."""
-        folder = self.folder(task, k)
-        newest = {Path(out).name.removesuffix(SUFFIX) for out in data[-1].record["outputs"]}
+    def labels(
+        self,
+        task: str | None,
+        k: int,
+        data: Sequence[Made],
+        value: Made,
+        rule: LabelRule,
+        beside: str = "",
+    ) -> Made:
+        """Threshold from this iteration's autonomous frames; in pre-training from the demonstrations.
+        beside: as `policy`'s."""
+        folder, newest = self.folder(task, k, beside), _names(data[-1])
+        values, store = self._output(value, VALUES), None if beside else self.store
 
         def judged(info: EpisodeInfo) -> bool:
             return task is None or (info.id in newest and info.source == "rollout")
 
         def work(report: Report) -> dict[str, Any]:
-            return make_labels(self._frames(data), folder, rule, judged, self.store)
+            return make_labels(self._frames(data), folder, rule, judged, store, values)
 
         return self.stages.stage(
-            self._name(task, k, "pretrain_labels" if task is None else "labels"),
-            "Pre-training labels" if task is None else f"Labels{self._of(task, k)}",
+            self._name(task, k, "pretrain_labels" if task is None else "labels", beside),
+            "Pre-training labels" if task is None else f"Labels{self._of(task, k, beside)}",
             work,
             settings=[rule],
             inputs=self._learning(data, value),
@@ -177,24 +226,26 @@ class Rounds:
         k: int,
         data: Sequence[Made],
         start: Made | None,
-        arm: str,
+        arm: str | Arm,
         labels: Made | None,
         how: PolicyTraining,
         seed: int,
-        beside_arm: bool = False,
+        beside: str = "",
         pretrained: Made | None = None,
+        fresh: Sequence[str] | None = None,
     ) -> Made:
-        """beside_arm: not the iteration's own policy but one to compare it with."""
-        folder = self.folder(task, k)
-        name = "pretrain_policy" if task is None else "sft" if k == 0 else "policy"
+        """beside: the name of a policy that is not the iteration's own but one to compare it with."""
+        folder, by = self.folder(task, k, beside), find_arm(arm) if isinstance(arm, str) else arm
+        if not k:
+            how = replace(how, fresh_share=None)
+        name = "pretrain_policy" if task is None else "sft" if k == 0 and not beside else "policy"
         title = "Pre-train policy" if task is None else "Supervised policy (SFT)" if k == 0 else "Policy"
-        if beside_arm:
-            folder, name = folder / "arms" / arm, f"policy_{arm}"
-        if arm != "recap" and name != "sft":
-            title = find_arm(arm).title
+        if beside or (by.name != "recap" and name != "sft"):
+            title = by.title
+        named, titled = self._name(task, k, name, beside), f"{title}{self._of(task, k, beside)}"
         return self._policy(
-            *(self._name(task, k, name), f"{title}{self._of(task, k)}", folder, data, start, find_arm(arm)),
-            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed),
+            *(named, titled, folder, data, start, by),
+            *([labels] if labels else [], [pretrained] if pretrained else [], how, seed, fresh),
         )
 
     def generalist(
@@ -205,46 +256,48 @@ class Rounds:
         return self._policy("generalist", "Generalist", folder, data, None, arm, labels, [], how, seed)
 
     def evaluate(self, task: str, k: int, policy: Made, name: str = "") -> Made | None:
-        """Beside what follows. name: an arm's, or the generalist."""
-        how = self.cell.evaluation(task)
+        """Beside what follows, where there are cores for it. name: an arm's, or the generalist."""
+        folder = self._output(policy, "policy")
+        how = self.cell.evaluation(task, folder, self.store)
         if how is None:
             return None
-        folder = self._output(policy, "policy")
         out = folder.parent / ("eval.json" if name != "generalist" else f"eval_{Path(task).stem}.json")
         title = f"Evaluation{self._of(task, k)}"
 
         def work(report: Report) -> dict[str, Any]:
             asked = read(folder).lineage["arm"]["asked"]
-            return self.cell.evaluate(task, folder, asked, out, report)
+            return how.run(folder, asked, out, report)
 
         return self.stages.stage(
             self._name(task, k, f"evaluate_{name}" if name else "evaluate"),
             f"{title}, {find_arm(name).title if name and name != 'generalist' else name}" if name else title,
             work,
-            settings=[task, how],
-            inputs=[policy],
-            outputs=[out],
-            leftovers=[out, out.with_suffix(".jsonl")],
-            beside=True,
+            settings=[task, how.settings],
+            inputs=[policy, *how.inputs],
+            outputs=lambda result: [out] if out.exists() else [],
+            leftovers=[out.with_suffix(".*")],
+            beside=self.beside,
         )
 
     def _policy(
         self, name: str, title: str, folder: Path, data: Sequence[Made], start: Made | None, arm: Arm,
         labels: Sequence[Made], pretrained: Sequence[Made], how: PolicyTraining, seed: int,
+        fresh: Sequence[str] | None = None,
     ) -> Made:  # fmt: skip
         before, out = self._output(start, "policy") if start else None, folder / "policy"
 
         def work(report: Report) -> dict[str, Any]:
-            files = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            own, before_them = [[self._output(one, LABELS) for one in some] for some in (labels, pretrained)]
+            frames, new = self._frames(data), _among(_names(data[-1]) if fresh is None else fresh)
             return fit_policy(
-                self._frames(data), folder, before, self._vision, how, seed, report, arm, *files
+                frames, folder, before, self._vision, how, seed, report, arm, own, before_them, new
             )
 
         return self.stages.stage(
             name,
             title,
             work,
-            settings=[how, seed, {"arm": arm.name}, arm],
+            settings=[how, seed, {"arm": arm.name}, arm, *([sorted(fresh)] if fresh else [])],
             inputs=[*self._learning(data, start), *labels, *pretrained],
             outputs=[out],
             leftovers=[out, *_workbench(out)],
@@ -296,16 +349,27 @@ class Rounds:
     def _home(self, task: str) -> Path:
         return self.run / Path(task).stem if self.several else self.run
 
-    def _name(self, task: str | None, k: int | None, name: str) -> str:
-        """iteration_01.value, with its task before it where there are several."""
+    def _name(self, task: str | None, k: int | None, name: str, beside: str = "") -> str:
+        """iteration_01.value, with its task before it where there are several, and whose it is behind it."""
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration_{k:02d}"] if task is not None and k is not None else []
-        return ".".join([*words, name])
+        return ".".join([*words, f"{name}_{beside}" if beside else name])
 
-    def _of(self, task: str | None, k: int) -> str:
+    def _of(self, task: str | None, k: int, beside: str = "") -> str:
         words = [Path(task).stem] if task and self.several else []
         words += [f"iteration {k}"] if k else []
+        words += [beside] if beside and beside not in ARMS else []
         return f", {', '.join(words)}" if words else ""
+
+
+def _names(episodes: Made) -> set[str]:
+    """Ids of the episodes that a stage converted."""
+    return {Path(out).name.removesuffix(SUFFIX) for out in episodes.record["outputs"]}
+
+
+def _among(ids: Iterable[str]) -> Callable[[Episode], bool]:
+    names = frozenset(ids)
+    return lambda episode: episode.info.id in names
 
 
 def _workbench(out: Path) -> list[Path]:

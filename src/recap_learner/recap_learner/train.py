@@ -24,7 +24,7 @@ from recap_learner.data.frames import Frames, load_frames
 from recap_learner.data.store import Store
 from recap_learner.training.distributed import STRATEGIES, Crew, join
 from recap_learner.training.logs import WANDB
-from recap_learner.training.policy_training import PolicyTraining, train_policy
+from recap_learner.training.policy_training import TOWERS, PolicyTraining, train_policy
 from recap_learner.training.training import Schedule
 from recap_learner.value.value_training import ValueTraining, train_value
 from recap_policy.device import CHOICES
@@ -58,10 +58,11 @@ def run(given: argparse.Namespace, crew: Crew) -> dict[str, Any]:
     if given.out.exists():
         return {"checkpoint": str(given.out), "done": "before"}
     store = Store(given.store)
-    if crew.first:  # the tower is run over the images once; the other processes read what it saw
+    cached = isinstance(how, ValueTraining) or how.tower == "cached"
+    if crew.first and cached:  # the tower is run over the images once; the other processes read what it saw
         load_frames(store.files(), given.vision)
     crew.wait()
-    frames = load_frames(store.files(), given.vision)
+    frames = load_frames(store.files(), given.vision if cached else None)
     used = [e.info.outcome != "discarded" for e in frames.episodes]
     frames = frames.without([i for i, use in enumerate(used) if not use])
     lineage = {
@@ -138,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpointing", action="store_true", default=None)
     parser.add_argument("--accumulation", type=int, help="passes of each process a step")
     parser.add_argument("--strategy", choices=STRATEGIES)
+    parser.add_argument(
+        "--tower", choices=TOWERS, help="image tokens in memory, or images read from the bags in every step"
+    )
+    parser.add_argument(
+        "--loader-workers", type=int, help="processes of each training process that read them"
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help="curves to Weights & Biases too")
     return parser
 

@@ -41,6 +41,7 @@ from recap_policy.description import (
 )
 from recap_policy.fast import FILE as FAST
 from recap_policy.fast import Fast
+from recap_policy.objects import ObjectTower, make_tower
 from recap_policy.text import FILE as TOKENIZER
 from recap_policy.text import GemmaTokenizer, TextTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Digest
 
 Model = TypeVar("Model", bound=nn.Module)
+Tower = VisionTower | ObjectTower
 __all__ = [
     "Checkpoint", "CheckpointError", "load_policy", "load_value", "load_vision", "read",
     "save_policy", "save_value", "save_vision", "tower_identity", "vision_identity",
@@ -87,7 +89,7 @@ def save_value(
     return _save(Path(folder), "value", model, _shape(model), tower, station, prompts, lineage)
 
 
-def save_vision(tower: VisionTower, config: VLAConfig, folder: str | Path, lineage: Mapping[str, Any]) -> str:
+def save_vision(tower: Tower, config: VLAConfig, folder: str | Path, lineage: Mapping[str, Any]) -> str:
     """Write an image tower alone, before there is a policy. config: of the policies it is for. → identity"""
     return _save(
         Path(folder), "vision", tower, {"model": to_dict(config)}, tower_identity(tower), None, (), lineage
@@ -132,9 +134,9 @@ def load_value(
     return _load(path, "value", station, build, dtype)
 
 
-def load_vision(folder: str | Path) -> VisionTower:
-    """Read an image tower. Raises CheckpointError."""
-    return _load(Path(folder), "vision", None, lambda c: VisionTower(vla_from_dict(c["model"]).vision))
+def load_vision(folder: str | Path) -> Tower:
+    """Read an image tower, or what stands in for one. Raises CheckpointError."""
+    return _load(Path(folder), "vision", None, lambda c: make_tower(vla_from_dict(c["model"]).vision))
 
 
 def vision_identity(folder: str | Path) -> str:
@@ -142,7 +144,7 @@ def vision_identity(folder: str | Path) -> str:
     return read(folder).tower
 
 
-def tower_identity(tower: VisionTower) -> str:
+def tower_identity(tower: Tower) -> str:
     """Hash of the tower's names, types, shapes and bytes; wherever it lies, no copy of it is made."""
     return weights.short(weights.identify(tower.state_dict()))
 

@@ -50,6 +50,12 @@ def read(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: entry missing or wrong: {error}") from error
 
 
+def observation_of(folder: str | Path) -> str:
+    """What the policy in a folder sees beside the joints: "images", or "state", places of things. Raises
+    CheckpointError."""
+    return "state" if "features" in (read_config(folder)["model"].get("vision") or {}) else "images"
+
+
 def check(folder: str | Path, kind: str, station: Station | None = None) -> Checkpoint:
     """As `read`, and refuses with CheckpointError what is not a `kind` ("policy", "value" or "vision"), is
     made for another robot than `station`, or has no weights. The weights themselves are not looked at."""

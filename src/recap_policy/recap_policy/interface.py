@@ -20,6 +20,7 @@ REMOTE_SCHEMES = ("ws://", "wss://")
 API_KEY = "RECAP_API_KEY"  # environment variable, sent to a policy server as openpi's client sends its own
 LAYOUT = "aloha_openpi"  # in which names a server is spoken to where nothing else is said
 RTC = ("auto", "trained", "inpainting", "off")
+OBJECTS = "objects"  # states of things, in the place of images in an observation
 LIMITS = {"beta": (0, 10), "steps": (1, 100), "subtask_every": (1, 1000)}
 TOLD = ("beta", "steps", "indicator", "metadata", "subtask_every")  # of `Sampling`, to a server of ours
 
@@ -108,13 +109,7 @@ def check_observations(
 
     Raises ObservationError on a missing or misshapen image and on a state that is misshapen or not finite.
     """
-    if states.shape != (len(images), station.dof):
-        raise ObservationError(f"states are {states.shape}, wanted {(len(images), station.dof)}")
-    if not np.isfinite(states).all():
-        row, joint = np.argwhere(~np.isfinite(states))[0]
-        raise ObservationError(
-            f"state of joint {station.joint_names[joint]} is {states[row, joint]}, wanted a number"
-        )
+    check_states(states, len(images), station)
     for views in images:
         for camera in station.cameras:
             wanted = (camera.height, camera.width, 3)
@@ -125,3 +120,14 @@ def check_observations(
                 raise ObservationError(
                     f"image of {camera.name} is {found.shape} {found.dtype}, wanted {wanted} uint8"
                 )
+
+
+def check_states(states: np.ndarray, rows: int, station: Station) -> None:
+    """Raises ObservationError unless states are (rows, dof) and finite."""
+    if states.shape != (rows, station.dof):
+        raise ObservationError(f"states are {states.shape}, wanted {(rows, station.dof)}")
+    if not np.isfinite(states).all():
+        row, joint = np.argwhere(~np.isfinite(states))[0]
+        raise ObservationError(
+            f"state of joint {station.joint_names[joint]} is {states[row, joint]}, wanted a number"
+        )

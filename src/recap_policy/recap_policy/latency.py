@@ -18,6 +18,7 @@ from itertools import pairwise
 from recap_policy.config import (
     BackboneConfig,
     ConfigError,
+    ObjectConfig,
     VisionConfig,
     VLAConfig,
     vla_config,
@@ -76,8 +77,10 @@ class Stage:
         return max(self.flops / (device.flops * of_flops), self.bytes / (device.bandwidth * of_bandwidth))
 
 
-def vision_flops(config: VisionConfig) -> float:
-    """Of one image."""
+def vision_flops(config: VisionConfig | ObjectConfig) -> float:
+    """Of one image; states of things cost nothing."""
+    if isinstance(config, ObjectConfig):
+        return 0.0
     places, width = config.grid**2, config.width
     if config.stem == "patch":
         stem = 2 * places * 3 * config.patch**2 * width

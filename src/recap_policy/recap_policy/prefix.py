@@ -273,3 +273,9 @@ def check_images(images: Tensor, cameras: int, size: int) -> None:
         raise InputError(
             f"images of {tuple(images.shape[2:])} {images.dtype}, wanted {(size, size, 3)} torch.uint8"
         )
+
+
+def check_objects(objects: torch.Tensor, features: int) -> None:
+    """Raises InputError unless states of things are (B, 1, features)."""
+    if objects.ndim != 3 or tuple(objects.shape[1:]) != (1, features):
+        raise InputError(f"states of things {tuple(objects.shape)}, wanted (examples, 1, {features})")

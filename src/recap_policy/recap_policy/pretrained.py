@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from recap_policy.attention import RMSNorm, linear
 from recap_policy.backbone import Backbone, TokenTable, prefix_mask, token_positions, unfilled
-from recap_policy.config import BackboneConfig, VisionConfig
+from recap_policy.config import BackboneConfig, ObjectConfig, VisionConfig
 from recap_policy.reference import Place, PretrainedError, Shape, canonical, places, shape_of
 from recap_policy.value import ValueModel
 from recap_policy.vision import VisionTower
@@ -257,7 +257,7 @@ def resized(positions: Tensor, count: int) -> Tensor:
 def _compare(
     source: Source,
     found: BackboneConfig | VisionConfig | None,
-    wanted: BackboneConfig | VisionConfig | None,
+    wanted: BackboneConfig | VisionConfig | ObjectConfig | None,
     free: set[str],
 ) -> None:
     """Raises PretrainedError where settings that the weights depend on differ, whatever the shapes say."""

@@ -10,8 +10,15 @@ import torch
 
 from recap_policy.checkpoint import Checkpoint, load_policy, load_value, read
 from recap_policy.chunks import Ahead, Chunk
+from recap_policy.config import VisionConfig
 from recap_policy.device import RuntimeConfig, prepare, resolve
-from recap_policy.interface import ObservationError, Sampling, check_observations
+from recap_policy.interface import (
+    OBJECTS,
+    ObservationError,
+    Sampling,
+    check_observations,
+    check_states,
+)
 from recap_policy.prefix import fill_slots
 from recap_policy.rtc import Inpainting
 from recap_policy.sampling import SubtaskMemory
@@ -38,9 +45,10 @@ class Policy:
         self.value_model, self.value_checkpoint = value, value_checkpoint
         self._generator = torch.Generator().manual_seed(seed)
         self._subtasks = SubtaskMemory()
-        size = model.config.vision.image_size
+        tower = model.config.vision
+        size = tower.image_size if isinstance(tower, VisionConfig) else None
         for camera in self.station.cameras:
-            if (camera.width, camera.height) != (size, size):
+            if size is not None and (camera.width, camera.height) != (size, size):
                 raise ContractError(
                     f"camera {camera.name} gives {camera.width}x{camera.height}, "
                     f"the model wants {size}x{size}"
@@ -81,6 +89,21 @@ class Policy:
     def value_identity(self) -> str:
         return self.value_checkpoint.identity if self.value_checkpoint else ""
 
+    @property
+    def sees_objects(self) -> bool:
+        """Whether it takes states of things, as `OBJECTS`, in the place of images."""
+        return not isinstance(self.model.config.vision, VisionConfig)
+
+    @staticmethod
+    def generator(seed: int) -> torch.Generator:
+        """Of the noise of one attempt, as `reset` has it for the policy's own."""
+        return torch.Generator().manual_seed(seed)
+
+    def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """What a chunk each is made from → (B, action tokens, dof)."""
+        shape = self.model.config.action_tokens, self.model.config.prefix.dof
+        return torch.stack([torch.randn(shape, generator=own) for own in generators])
+
     def reset(self, seed: int | None = None) -> None:
         """Forget the last sub-tasks. seed: makes the noise of the samples that follow repeatable."""
         self._subtasks.clear()
@@ -108,18 +131,29 @@ class Policy:
         prompts: Sequence[str],
         how: Sampling = Sampling(),
         ahead: Ahead | None = None,
+        noise: torch.Tensor | None = None,
     ) -> list[Chunk]:
-        """As `infer` for several observations at once; states: (B, dof), ahead's positions: (B, n, dof)."""
-        check_observations(images, states, self.station)
+        """As `infer` for several observations at once; states: (B, dof), ahead's positions: (B, n, dof).
+
+        noise: (B, action tokens, dof), see `noise`, where the observations are of different attempts, whose
+        sub-tasks are then predicted anew; None: from the policy's own generator.
+        """
+        if self.sees_objects:
+            names: Sequence[str] = (OBJECTS,)
+            check_states(states, len(images), self.station)
+        else:
+            names = self.station.camera_names
+            check_observations(images, states, self.station)
         if len(prompts) != len(images):
             raise ObservationError(f"{len(prompts)} prompts for {len(images)} observations")
-        names = self.station.camera_names
         pixels = torch.from_numpy(np.stack([np.stack([views[name] for name in names]) for views in images]))
         device = self.placement.device
         features = self.model.encode_images(pixels.to(device))
         state = torch.from_numpy(states).float().to(device)
         slots, mask = fill_slots(features, self.model.config.prefix.cameras)
         committed, inpainting = self._go_on(how.rtc, ahead)
+        if noise is not None:
+            self._subtasks.clear()
         subtask, guess = self._subtasks.recall(prompts, how.subtask_every)
         sample = self.model.sample(
             slots,
@@ -131,6 +165,7 @@ class Policy:
             subtask=subtask,
             guess=guess,
             generator=self._generator,
+            noise=noise,
             committed=committed,
             inpainting=inpainting,
             camera_mask=mask,

@@ -18,23 +18,24 @@ from torch import Tensor, nn
 
 from recap_policy import sampling
 from recap_policy.backbone import Backbone, unfilled
-from recap_policy.config import VLAConfig
+from recap_policy.config import ObjectConfig, VLAConfig
 from recap_policy.expert import ActionExpert, Commitment, draw_time
 from recap_policy.fast import Fast
 from recap_policy.normalize import ActionCodec
+from recap_policy.objects import make_tower
 from recap_policy.prefix import (
     InputError,
     Metadata,
     Prefix,
     PrefixEmbedding,
     check_images,
+    check_objects,
     own_tokenizer,
     span,
 )
 from recap_policy.prompt import Kind, Layout, Row
 from recap_policy.text import TextTokenizer
 from recap_policy.tokens import INDICATORS
-from recap_policy.vision import VisionTower
 
 _WORDS = {code: word for word, code in INDICATORS.items()}
 
@@ -102,7 +103,7 @@ class VLA(nn.Module):
             limits = config.max_text, config.max_subtask, config.max_actions
             layout = Layout(self.tokenizer, *limits)
         with unfilled(blank):
-            self.vision = VisionTower(config.vision)
+            self.vision = make_tower(config.vision)
         self.prefix = PrefixEmbedding(
             config.prefix, config.backbone, config.vision.width, config.vision.tokens, layout, blank
         )
@@ -142,10 +143,15 @@ class VLA(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, C, H, W, 3) uint8 → (B, C, tokens, vision width) float32. Freeze the tower and cache these.
 
-        C is the model's, or less where the robot has fewer: see prefix.fill_slots. Raises InputError on more
-        images or another size of them.
+        C is the model's, or less where the robot has fewer: see prefix.fill_slots. A model for states of
+        things takes those instead: (B, 1, features) float32. Raises InputError on more images or another size
+        of them.
         """
-        check_images(images, self.config.prefix.cameras, self.config.vision.image_size)
+        tower = self.config.vision
+        if isinstance(tower, ObjectConfig):
+            check_objects(images, tower.features)
+        else:
+            check_images(images, self.config.prefix.cameras, tower.image_size)
         return self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
     # Training

@@ -19,6 +19,8 @@ JOY = "joy"
 CONSOLE_HOLDS = "console/holds"  # whether a person at the console has taken over: silence stops the robot
 LEADER_STATES = "leader/joint_states"
 SIM_TRUTH = "sim/truth"
+LEARNER_STATE = "learner/state"
+LEARNER_CURVES = "learner/curves"  # losses per step of the training under way
 
 JOINT_STATE_TYPE = "sensor_msgs/msg/JointState"
 IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from recap_station.contract import Station, Task
-from recap_station.sim.cell import Truth
 from recap_station.sim.expert import MODERATE, Expert, Style
 from recap_station.sim.scene import TruthReader
 from recap_station.sim.tasks import sim_task
+from recap_station.sim.truth import Truth
 
 PROGRESS_M = 0.01  # less than this nearer to the stage's goal is no progress
 

@@ -130,6 +130,13 @@ ARGUMENTS = (
     Argument("console_port", "8090", "its port, or the next free one", whole=True),
     Argument("episode_dir", "episodes", "folder of converted episodes, for the console's attempts"),
     Argument("runs_dir", "runs", "folder of learning runs, for the console's progress"),
+    Argument("run", "", "learning run that the learner goes on with; empty: it trains on request alone"),
+    Argument("convert", "true", "make episodes of finished attempts, in the run or episode_dir", BOOLEAN),
+    Argument("train_after", "0", "new attempts after which the learner trains; 0: on request", whole=True),
+    Argument("concurrent", "false", "the learner trains all the time, while the robot collects", BOOLEAN),
+    Argument(
+        "evaluations", "40", "simulated attempts of each policy before one is offered; 0: none", whole=True
+    ),
     Argument("operator", "none", "who takes over: a person (none) or the scripted one", ("none", "scripted")),
 )
 
@@ -141,6 +148,9 @@ _POLICY = ("checkpoint", "layout", "value_checkpoint", "prompt")
 _PEDAL = ("device=pedal", "keys=pedal_keys", "actions", "input=joy_input")
 _LEADER = ("leader", "drive=leader_drive")
 _CONSOLE = ("host=console_host", "port=console_port", "bag_dir", "episode_dir", "runs_dir")
+_LEARNER = (
+    "run", "convert", "train_after", "concurrent", "evaluations", "bag_dir", "episode_dir", "checkpoint",
+)  # fmt: skip
 _CELL = ("use_sim_time", "autostart", "use_sim", "station", "task")
 
 NODES = (
@@ -153,7 +163,7 @@ NODES = (
     NodeSpec("recap_teleop", "episode_node", "episode", _CELL, environment=_LIGHT, needs=("arbiter",)),
     NodeSpec("recap_teleop", "recorder_node", "recorder", (*_CELL, "bag_dir"), ("record", "true"), _LIGHT),
     NodeSpec("recap_policy", "policy_node", "policy", (*_CELL, *_POLICY), needs=("arbiter",)),
-    NodeSpec("recap_learner", "learner_node", "learner", _CELL),
+    NodeSpec("recap_learner", "learner_node", "learner", (*_CELL, *_LEARNER)),
     NodeSpec("recap", "console_node", "console", (*_CELL, *_CONSOLE), ("console", "true"), _LIGHT),
     NodeSpec("recap", f"{MANAGER}_node", MANAGER, ("use_sim_time",), (MANAGER, "true"), _LIGHT),
 )
@@ -199,6 +209,10 @@ def plan(values: Mapping[str, str]) -> list[PlannedNode]:
             check(values[name], kind, station)
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise ContractError(f"params_file {values['params_file']!r}: no such file")
+    if values["run"] and not Path(values["run"]).is_dir():
+        raise ContractError(f"run {values['run']!r}: wanted the folder of a learning run, found none")
+    if not values["run"] and (values["concurrent"] == "true" or int(values["train_after"])):
+        raise UsageError("to train by itself the learner wants a run: run:=FOLDER")
     if values["pedal"] == "keyboard":
         raise UsageError(
             "pedal:=keyboard: the nodes of a bring-up have no terminal; run in one: "

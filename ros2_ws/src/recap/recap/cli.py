@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -29,6 +27,8 @@ from recap.output import tell as _tell
 from recap.plan_verb import plan
 from recap.relabel_verb import relabel
 from recap.report_verb import report
+from recap.study_verb import study
+from recap.up_verb import up
 
 app = typer.Typer(
     name="recap",
@@ -44,8 +44,10 @@ app.add_typer(import_app, name="import")
 app.command()(relabel)
 app.command()(plan)
 app.command()(iterate)
+app.command()(study)
 app.command(name="eval")(evaluate)
 app.command(name="report")(report)
+app.command()(up)
 
 Task = Annotated[str, typer.Option(help="Task: a name in config/tasks, or a path to a YAML.")]
 Station = Annotated[str, typer.Option(help="Robot cell: a name in config/stations, or a path to a YAML.")]
@@ -106,50 +108,6 @@ def test(
     elif wrong and wrong != ["pytest"]:
         print(f"recap test: {' and '.join(wrong)} failed", file=sys.stderr)
     raise typer.Exit(1 if wrong else 0)
-
-
-@app.command()
-def up(
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME:=VALUE]...", help="Launch arguments.")
-    ] = None,
-    show_args: Annotated[bool, typer.Option("--show-args", help="List the launch arguments.")] = False,
-    manager: Annotated[
-        str, typer.Option(help="launch: ros2 launch; supervisor: without it; auto: the first that is there.")
-    ] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Bring a cell up: station, policy, arbiter, pedal, episode control, recorder, learner. Ctrl-C ends it.
-
-    Example: `./recap up use_sim:=true checkpoint:=runs/demo/iteration_01/policy operator:=scripted`
-    """
-    from recap import bringup
-    from recap.doctor import has_launch
-
-    if show_args:
-        if as_json:
-            print(json.dumps({"ok": True, "arguments": [asdict(a) for a in bringup.ARGUMENTS]}))
-            return
-        for argument in bringup.ARGUMENTS:
-            choices = f" ({', '.join(argument.choices)})" if argument.choices else ""
-            print(f"{argument.name}:={argument.default}\n    {argument.description}{choices}")
-        return
-    if manager not in ("auto", "launch", "supervisor"):
-        raise bringup.UsageError(f"--manager: wanted auto, launch or supervisor, found {manager!r}")
-    values = bringup.read_arguments(arguments or [])
-    nodes = bringup.plan(values)
-    lock = bringup.hold_domain()
-    if manager == "launch" or (manager == "auto" and has_launch()):
-        code = _launch(arguments or [], lock)
-    else:
-        from recap.processes import run
-
-        domain = os.environ.get("ROS_DOMAIN_ID", "0")
-        print(f"recap: {len(nodes)} nodes on ROS domain {domain}; Ctrl-C ends them", file=sys.stderr)
-        code = run(nodes)
-    if as_json:
-        print(json.dumps({"ok": code == 0, "nodes": [node.spec.name for node in nodes]}))
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -318,43 +276,6 @@ def bench(
         print(f"{one.name}\n    {one.about}")
 
 
-def _launch(arguments: list[str], lock: int) -> int:
-    """Run `ros2 launch recap bringup.launch.py` → its exit code.
-
-    launch ends its nodes on SIGINT alone: on SIGTERM and SIGHUP it would leave them running. It takes a
-    SIGINT for a terminal's, which its nodes have had too, unless it is told that it has no terminal.
-    """
-    from recap import bringup
-    from recap_station.parent import end_with_parent
-
-    # By path: in the checkout's root, `ros2 launch recap ...` takes the script ./recap for a launch file.
-    file = bringup.installed_path("share/recap/launch/bringup.launch.py")
-    child: subprocess.Popen[bytes] | None = None
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        if child is not None:
-            child.send_signal(signal.SIGINT)
-
-    # Before launch is started: to it a signal that is handled here is at its default, so that it hears SIGINT
-    # even where this process was started to ignore it (`./recap up &` in a script).
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    child = subprocess.Popen(
-        ["ros2", "launch", "--noninteractive", str(file), *arguments],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, bringup.HELD: str(os.getpid())},
-        pass_fds=(lock,) if lock >= 0 else (),
-        start_new_session=True,
-        preexec_fn=end_with_parent,
-    )
-    if interrupted:
-        child.send_signal(signal.SIGINT)
-    return child.wait()
-
-
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed with one line saying why, 2 wrong usage.
 
@@ -376,7 +297,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get("RECAP_DEBUG"):
             traceback.print_exc()
-        expected = isinstance(error, (ValueError, OSError, RuntimeError))
+        expected = isinstance(error, (ValueError, OSError, RuntimeError, FloatingPointError))
         kind = "" if expected else f"{type(error).__name__}: "
         hint = "" if expected or os.environ.get("RECAP_DEBUG") else " (RECAP_DEBUG=1 shows where)"
         line = f"{kind}{_line(error)}{hint}"

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from recap.console_plan import plan_next
 from recap.console_runs import list_runs, read_run
 from recap_learner.data import judgements
 from recap_learner.data.bag_images import decode_message
@@ -137,6 +138,11 @@ class StoreArchive:
         if name not in [run["name"] for run in self.runs()]:
             raise ArchiveError(f"no run {name!r} in {self._runs}")
         return read_run(self._runs / name)
+
+    def plan(self, name: str, steps: dict[str, int]) -> dict[str, Any]:
+        if name not in [run["name"] for run in self.runs()]:
+            raise ArchiveError(f"no run {name!r} in {self._runs}")
+        return plan_next(self._runs / name, self._bags, steps)
 
     # --- judging ------------------------------------------------------------------------------------
 

@@ -8,23 +8,24 @@ Algorithm 1 (`recap_learner.algorithm`) with one iteration, in the simulated cel
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from recap.rollout import load_attempts, summarize
+from recap.rollout import summarize
 from recap.sim_cell import SimCell
 from recap.stages import Shown, about_code
 from recap_learner.algorithm import Algorithm, algorithm_1
+from recap_learner.evaluation.evaluation import read_evaluation
 from recap_learner.evaluation.statistics import paired_difference_interval
 from recap_learner.improve import Improvement
 from recap_learner.rounds import Rounds
 from recap_learner.stages import Stages
 from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.vision_training import VisionTraining
+from recap_learner.value.gates import warnings
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.chunks import EXECUTE_STEPS
@@ -73,10 +74,11 @@ class DemoConfig:
 
     @property
     def algorithm(self) -> Algorithm:
-        """Its settings for learning. V⁰ is left out: no label needs it."""
+        """Its settings for learning. V⁰ is left out: no label needs it. Gates warn: who looks for the first
+        time shall see the loop to its end, and in the report what a value function that fails is worth."""
         return Algorithm(
             *(self.vision, self.value, self.policy, self.rule, self.improvement),
-            first_value=False, seed=self.seed,
+            first_value=False, gates=None, seed=self.seed,
         )  # fmt: skip
 
     def cell(self, run: Path) -> SimCell:
@@ -171,8 +173,7 @@ def short(stage: str) -> str:
 def comparison(run: Path) -> dict[str, Any]:
     """RECAP against SFT on the same seeds, and the verdict in words."""
     first, second = (
-        list(load_attempts(json.loads((run / folder / "eval.json").read_text())))
-        for folder in ("iteration_00", "iteration_01")
+        read_evaluation(run / folder / "eval.json").attempts for folder in ("iteration_00", "iteration_01")
     )
     low, high = paired_difference_interval(
         [float(a.success) for a in first], [float(a.success) for a in second]
@@ -216,6 +217,8 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
     if compare["throughput_ratio"] is not None:
         lines.append(f"{'RECAP / SFT':17} throughput × {compare['throughput_ratio']:.2f}")
     lines.append(compare["verdict"])
+    for name, value in summary["value"].items():
+        lines += warnings(value, f"Note: the value function of {name}")
     lines.append(
         f"Live over ROS 2: {live['attempts']} attempts, {live['takeovers']} takeovers, "
         f"{live['rate_hz']:.2f} Hz, period p99 {live['period_p99_ms']:.1f} ms, "

@@ -7,10 +7,8 @@ same however many processes there are and however often they were killed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -18,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recap.journal import Journal
 from recap.rollout import Rollouts, finished
-from recap.stages import code_version
 from recap_learner.data.episodes import SUFFIX, read_info
-from recap_learner.evaluation.evaluation import Attempt, Evaluation, EvaluationError, load_attempts
+from recap_learner.evaluation.evaluation import Attempt, Evaluation, EvaluationError
 from recap_learner.evaluation.sequential import Stopping
-from recap_policy.description import CheckpointError, check
+from recap_policy.description import CheckpointError, check, observation_of
 from recap_policy.interface import Sampling
 from recap_station.contract import load_station, load_task
 
@@ -33,13 +31,16 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class Entrant:
-    """One policy under one setting. out: folder of its journal and its result."""
+    """One policy under one setting. out: folder of its journal and its result; file: the result's name; "":
+    of the policy and its setting; noted: the journal's name; "": the result's."""
 
     name: str
     rollouts: Rollouts
     identity: str
     key: str
     out: Path
+    file: str = ""
+    noted: str = ""
 
     @property
     def stem(self) -> str:
@@ -50,12 +51,12 @@ class Entrant:
         return f"{policy.name}_{condition}_b{how.beta:g}_{self.key[:8]}"
 
     @property
-    def journal(self) -> Path:
-        return self.out / f"{self.stem}.attempts.jsonl"
+    def result(self) -> Path:
+        return self.out / (self.file or f"{self.stem}.json")
 
     @property
-    def result(self) -> Path:
-        return self.out / f"{self.stem}.json"
+    def journal(self) -> Path:
+        return self.out / self.noted if self.noted else self.result.with_suffix(".attempts.jsonl")
 
 
 def entrants(
@@ -68,9 +69,9 @@ def entrants(
     station, task = load_station(how.station), load_task(how.task)
     found = []
     for checkpoint in checkpoints:
-        identity = check(checkpoint, "policy", station).identity
+        identity, sees = check(checkpoint, "policy", station).identity, observation_of(checkpoint)
         for sampling in samplings:
-            rollouts = replace(how, checkpoint=checkpoint, sampling=sampling)
+            rollouts = replace(how, checkpoint=checkpoint, sampling=sampling, observation=sees)
             world = [identity, asdict(sampling), task.to_dict(), station.to_dict()]
             run = [how.execute_steps, how.latency_ticks, how.operator]
             key = hashlib.sha256(json.dumps([world, run], sort_keys=True).encode()).hexdigest()
@@ -95,7 +96,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Run what is missing of the attempts → the evaluations, also written to each one's `result`."""
     with ExitStack() as stack:
-        journals = [stack.enter_context(Journal(p)) for p in policies]
+        journals = [stack.enter_context(Journal(p.journal, p.key)) for p in policies]
         looked = _Looks(seeds, stopping, journals)
         jobs = [(i, s) for s in seeds for i, j in enumerate(journals) if s not in j.attempts]
         total, begun = len(seeds) * len(journals), time.monotonic()
@@ -171,67 +172,6 @@ def _lineage(checkpoint: Path, run: Path | None) -> set[str] | None:
         if not checkpoint.is_dir() and run is not None:  # the run was moved
             checkpoint = run.joinpath(*checkpoint.parts[-2:])
     return names
-
-
-class Journal:
-    """The attempts of one entrant, a line each, on disk as soon as they are made. One process at a time.
-
-    A last line that was cut off by a crash is dropped; anything else that is wrong raises EvaluationError.
-    """
-
-    def __init__(self, policy: Entrant) -> None:
-        self.path, self.key, self.code = policy.journal, policy.key, code_version(Path(__file__).parents[4])
-        self.attempts: dict[int, Attempt] = {}
-        self.notes: list[str] = []
-
-    def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise EvaluationError(f"{self.path}: another evaluation is at it; wanted one at a time") from None
-        try:
-            self._read()
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, attempt: Attempt) -> None:
-        self._append(asdict(attempt))
-        self.attempts[attempt.seed] = attempt
-
-    def _append(self, data: dict[str, Any]) -> None:
-        self._file.write(json.dumps(data).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        rows = []
-        for number, line in enumerate(text[:whole].splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                raise EvaluationError(
-                    f"{self.path}: line {number} cannot be read; delete it, and its attempt is made again"
-                ) from None
-        if not rows:
-            self._append({"key": self.key, "code": self.code})
-            return
-        if rows[0].get("key") != self.key:
-            raise EvaluationError(f"{self.path}: of another policy or setting; wanted --out elsewhere")
-        if rows[0].get("code") != self.code:
-            self.notes.append(f"some attempts were made by code {rows[0].get('code')}, others by {self.code}")
-        self.attempts = {attempt.seed: attempt for attempt in load_attempts(rows[1:])}
 
 
 class _Looks:

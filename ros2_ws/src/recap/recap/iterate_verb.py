@@ -13,8 +13,12 @@ import typer
 from recap.output import Json, console
 
 if TYPE_CHECKING:
+    from recap.sim_cell import SimCell
     from recap_learner.algorithm import Algorithm
-    from recap_learner.stages import Made, Stages
+    from recap_learner.stages import Made, Report, Stages
+
+# Indicator and guidance β, beside the evaluation's own: positive, 1.
+ASKED_OTHERWISE = (("none", 1.0), ("negative", 1.0), ("positive", 1.5), ("positive", 2.0))
 
 
 def iterate(
@@ -43,6 +47,21 @@ def iterate(
     compare: Annotated[
         str, typer.Option(metavar="ARM[,ARM]", help="Also train these on the last data; or: all.")
     ] = "",
+    gates: Annotated[
+        str, typer.Option(help="A value function that fails its gates: fail ends the run, warn goes on.")
+    ] = "",
+    fresh_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of a batch, the share of the iteration's own attempts."),
+    ] = None,
+    cotraining: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file (image, question, answer) that values are co-trained on."),
+    ] = None,
+    conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Also evaluate the last policy asked for none, negative, with β."),
+    ] = False,
     generalist: Annotated[
         bool, typer.Option("--generalist", help="In the end a policy from scratch on all tasks.")
     ] = False,
@@ -64,16 +83,22 @@ def iterate(
 
     Example: `./recap iterate --task handover_insert --iterations 2 --compare awr,clone_best --run runs/two`
     """
+    from recap.bringup import UsageError
+    from recap.sim_cell import SimCell
     from recap.stages import Shown, about_code
     from recap_learner.algorithm import algorithm_1
     from recap_learner.rounds import Rounds
     from recap_learner.stages import Stages
 
-    how = settings(iterations, start, extract, compare, generalist, steps, seed, quick)
+    how = settings(
+        iterations, start, extract, compare, generalist, steps, seed, quick, gates, fresh_share, cotraining
+    )
     cell = _cell(
         task, station, demonstrations, collect, 8 if quick else rollouts, watched,
         min(evaluations, 4) if quick else evaluations, run, quick,
     )  # fmt: skip
+    if conditions and not (isinstance(cell, SimCell) and cell.evaluations):
+        raise UsageError("--conditions: wanted evaluations in the simulator")
     run.mkdir(parents=True, exist_ok=True)
     screen = console(as_json)
     with (
@@ -81,11 +106,15 @@ def iterate(
         Stages(run, shown, about_code(Path(__file__).resolve().parents[4])) as stages,
     ):
         last = algorithm_1(Rounds(stages, cell, task), task, how)
+        if isinstance(cell, SimCell) and conditions:
+            for name in task:
+                _asked_otherwise(stages, cell, name, last[name])
         stages.wait()
         found = _results(stages, last)
     for line in [*_lines(found), *shown.times()]:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"what was made from what: {run / 'manifest.json'}", highlight=False, soft_wrap=True)
+    screen.print(f"figures: ./recap report {run}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({"ok": True, "run": str(run), **found, "seconds": shown.seconds}))
 
@@ -99,22 +128,37 @@ def settings(
     steps: str,
     seed: int,
     quick: bool,
+    gates: str = "",
+    fresh_share: float | None = None,
+    captions: Path | None = None,
 ) -> Algorithm:
-    """Raises UsageError on unknown words."""
+    """gates: "": warn in a quick run, which is too small for them, else fail. Raises UsageError on unknown
+    words."""
     from recap.bringup import UsageError
     from recap.demo import QUICK
     from recap_learner.algorithm import Algorithm
     from recap_learner.arms import ARMS
+    from recap_learner.value.cotraining import check_captions
+    from recap_learner.value.gates import Gates
 
+    gates = gates or ("warn" if quick else "fail")
+    if gates not in ("fail", "warn"):
+        raise UsageError(f"--gates: wanted fail or warn, found {gates!r}")
     base = replace(QUICK.algorithm, first_value=True) if quick else Algorithm()
     arms = [name for name in compare.replace(",", " ").split() if name]
     if arms == ["all"]:
         arms = [name for name in ARMS if name != extract]
-    base = replace(base, improvement=replace(base.improvement, seed=seed), seed=seed)
+    again = base.improvement
+    if fresh_share is not None:
+        again = again.with_fresh_share(fresh_share)
+    again = replace(again, seed=seed)
+    base = replace(base, improvement=again, seed=seed, gates=Gates() if gates == "fail" else None)
     try:
+        if captions is not None:
+            check_captions(captions)
         return replace(
             _with_steps(base, steps), iterations=iterations, start=start, extraction=extract,
-            compare=tuple(arms), generalist=generalist,
+            compare=tuple(arms), generalist=generalist, captions=captions,
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(f"iterate: {error}") from error
@@ -187,16 +231,47 @@ def _cell(
     return cell if collect == "sim" else RobotCell(cell)
 
 
+def _asked_otherwise(stages: Stages, cell: SimCell, task: str, policy: Made) -> None:
+    """What the report's figures of conditioning and of guidance need, on the evaluation's start states."""
+    from recap.evaluate import EVALUATION_SEED, entrants, evaluate
+    from recap.rollout import Rollouts
+    from recap_learner.evaluation.sequential import Stopping
+    from recap_policy.interface import Sampling
+
+    folder = Path(_folder(stages, policy))
+    how = Rollouts(cell.station, task, checkpoint=folder, execute_steps=cell.execute_steps)
+    asked = [Sampling(indicator=i, beta=beta) for i, beta in ASKED_OTHERWISE]
+    found = entrants([folder], asked, how, None)
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + cell.evaluations)
+
+    def work(report: Report) -> dict[str, Any]:
+        return {
+            e.name: e.summary() for e in evaluate(found, seeds, Stopping(), cell.workers, progress=report)
+        }
+
+    stages.stage(
+        policy.name.rpartition(".")[0] + ".conditions",
+        f"Asked otherwise, {found[0].name.rpartition('/')[0]}",
+        work,
+        settings=[cell.evaluations, cell.execute_steps, EVALUATION_SEED, ASKED_OTHERWISE],
+        inputs=[policy],
+        outputs=[entrant.result for entrant in found],
+    )
+
+
 def _results(stages: Stages, last: Mapping[str, Made]) -> dict[str, Any]:
     """Evaluations and policies by stage, the last policy of each task, what a person should know."""
+    from recap_learner.value.gates import warnings
+
     evaluations, policies, notices = {}, {}, []
     for name, made in stages.made.items():
         step = name.rpartition(".")[2]
         if step.startswith("evaluate"):
-            evaluations[name] = made.result
+            if "success" in made.result:
+                evaluations[name] = made.result
         elif step == "sft" or step.startswith(("policy", "generalist")):
             policies[name] = _folder(stages, made)
-        notices += made.result.get("notices", [])
+        notices += [*made.result.get("notices", []), *warnings(made.result, f"value function of {name}")]
     final = {task: _folder(stages, made) for task, made in last.items()}
     known = list(dict.fromkeys(notices))
     return {"evaluations": evaluations, "policies": policies, "last": final, "notices": known}

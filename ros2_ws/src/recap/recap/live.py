@@ -53,6 +53,7 @@ def run_live(
         "operator": operator,
         "use_sim": "true",
         "record": "true",
+        "convert": "false",  # whoever asked for the attempts converts them
     }
     if value_checkpoint is not None:
         arguments["value_checkpoint"] = value_checkpoint.resolve()

@@ -1,7 +1,9 @@
 """Attempts in the simulated cell without ROS and faster than real time.
 
 The same policy, arbiter, scripted operator and bag writer as on the robot, stepped tick by tick on
-simulated time; only the transport is missing. Each worker process has its own cell and policy.
+simulated time; only the transport is missing (attempt.py). Each worker process has its own cells and policy.
+With states of things instead of images a process makes many attempts in lock-step (lockstep.py): nothing is
+rendered, so that the policy is what costs, and one pass for many costs little more than one for one.
 """
 
 from __future__ import annotations
@@ -11,54 +13,23 @@ import signal
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from recap.sim_recording import SimRecording
+from recap.attempt import OBSERVATIONS, Rollouts, run_attempt
+from recap.lockstep import in_lockstep
 from recap_learner.evaluation.evaluation import Attempt, load_attempts, save_attempts, summarize
-from recap_policy.chunks import EXECUTE_STEPS, LEAD_STEPS, ChunkBuffer
-from recap_policy.interface import Sampling
-from recap_station.contract import Station, Task, load_station, load_task
+from recap_station.contract import ContractError, Station, Task, load_station, load_task
 from recap_station.parent import end_with_parent
-from recap_station.sim.cell import Cell
-from recap_station.sim.expert import STYLES, Expert
-from recap_teleop.arbiter import Arbiter
-from recap_teleop.modes import Mode
-from recap_teleop.operator import Operator
+from recap_station.sim.cells import AnyCell, make_cell
 
 __all__ = [
     "Attempt", "Rollouts", "finished", "load_attempts", "run_attempt", "run_attempts", "save_attempts",
     "summarize",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """What to run. Exactly one of `styles` (scripted demonstrations, one drawn per attempt with the
-    given odds) and `checkpoint` (the policy) is set.
-
-    operator: share of attempts that the scripted operator watches and corrects. camera_hz: rate at
-    which images are rendered and recorded (the policy also sees a fresh image whenever it infers).
-    latency_ticks: ticks between an observation and its chunk, as measured live. bags: where to
-    record; None records nothing.
-    """
-
-    station: str
-    task: str
-    styles: dict[str, float] | None = None
-    checkpoint: Path | None = None
-    sampling: Sampling = Sampling()
-    operator: float = 0.0
-    execute_steps: int = EXECUTE_STEPS
-    latency_ticks: int = 2
-    camera_hz: float = 10.0
-    bags: Path | None = None
-    source: str = "rollout"
 
 
 def run_attempts(
@@ -101,11 +72,15 @@ def finished(
     for what in rollouts:
         if (what.styles is None) == (what.checkpoint is None):
             raise ValueError("wanted either demonstration styles or a checkpoint")
+        if what.observation not in OBSERVATIONS:
+            raise ValueError(f"observation is {what.observation!r}, wanted {' or '.join(OBSERVATIONS)}")
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tuple(rollouts),)) as pool:
-        futures = {pool.submit(_run_job, index, seed): index for index, seed in jobs}
+        parcels = _parcels(rollouts, jobs)
+        futures = {pool.submit(_run_job, index, seeds): index for index, seeds in parcels}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                for attempt in future.result():
+                    yield futures[future], attempt
         except (KeyboardInterrupt, GeneratorExit):
             processes = list(pool._processes.values())
             pool.shutdown(wait=False, cancel_futures=True)
@@ -117,14 +92,27 @@ def finished(
             raise
 
 
+def _parcels(rollouts: Sequence[Rollouts], jobs: Sequence[tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """What a process does at a time: one attempt, or of a policy on states as many as it has cells."""
+    found: list[tuple[int, list[int]]] = []
+    for index, seed in jobs:
+        what = rollouts[index]
+        most = what.lockstep if what.observation == "state" and what.checkpoint is not None else 1
+        if found and found[-1][0] == index and len(found[-1][1]) < most:
+            found[-1][1].append(seed)
+        else:
+            found.append((index, [seed]))
+    return found
+
+
 @dataclass
 class _Worker:
-    """One process: its cell, and the policies that its attempts have needed so far, by checkpoint."""
+    """One process: its cells, and the policies that its attempts have needed so far, by checkpoint."""
 
     rollouts: tuple[Rollouts, ...]
     station: Station
     task: Task
-    cell: Cell
+    cells: list[AnyCell]
     policies: dict[Path, Any] = field(default_factory=dict)
 
     def policy(self, checkpoint: Path | None) -> Any:
@@ -150,109 +138,23 @@ def _make_worker(rollouts: tuple[Rollouts, ...]) -> _Worker:
     os.nice(5)
     os.environ.setdefault("LP_NUM_THREADS", "1")  # the processes are the parallelism, not the rasteriser
     end_with_parent(signal.SIGTERM)  # a pool's workers would wait for a killed parent for ever
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # killed while this process was being started
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent ends this one
     station, task = load_station(rollouts[0].station), load_task(rollouts[0].task)
-    return _Worker(rollouts, station, task, Cell(station, task))
+    return _Worker(rollouts, station, task, [make_cell(station, task)])
 
 
-def _run_job(index: int, seed: int) -> Attempt:
+def _run_job(index: int, seeds: Sequence[int]) -> list[Attempt]:
     if isinstance(_worker, Exception):
         raise _worker
-    what = _worker.rollouts[index]
-    policy = _worker.policy(what.checkpoint)
-    return run_attempt(what, _worker.station, _worker.task, _worker.cell, policy, seed)
-
-
-def run_attempt(
-    rollouts: Rollouts, station: Station, task: Task, cell: Cell, policy: Any, seed: int
-) -> Attempt:
-    """One attempt from the start state of `seed` to success, failure or the time limit."""
-    rng = np.random.default_rng([seed, 1])
-    cell.reset(seed)
-    if policy is not None:
-        policy.reset(seed)
-    arbiter = Arbiter(station)
-    style = ""
-    expert = operator = driver = None
-    if rollouts.styles is not None:
-        odds = np.array(list(rollouts.styles.values()))
-        style = str(rng.choice(list(rollouts.styles), p=odds / odds.sum()))
-        expert = Expert(station, task, STYLES[style], seed)
-    else:
-        driver = _Driver(policy, task.prompt, rollouts)
-        if rng.random() < rollouts.operator:
-            operator = Operator(station, task, seed)
-    recording = None
-    if rollouts.bags:
-        about = rollouts.source, str(rollouts.checkpoint or "")
-        recording = SimRecording(rollouts.bags, rollouts.camera_hz, *about, station, task, cell, seed)
-
-    arbiter.start(hold=cell.state())
-    step, limit = station.step_s, round(task.time_limit_s * station.control_rate_hz)
-    previous, takeovers, corrected = arbiter.mode, 0, 0
-    success, reason, tick = False, "time limit", 0
-    stages: dict[str, float] = {}
-    with recording or nullcontext():  # whatever stops it: the bag is closed with what it holds
-        for tick in range(limit):
-            now = tick * step
-            state, truth = cell.state(), cell.truth()
-            stages.setdefault(truth.stage, round(now, 3))
-            if truth.success or truth.failure:
-                success, reason = truth.success, "success" if truth.success else "failure"
-                break
-            policy_command = teleop_command = None
-            if expert is not None:
-                teleop_command = expert.act(truth, state)
-                arbiter.pedal(now, True)
-            elif operator is not None:
-                seen = operator.update(truth, state, now)
-                teleop_command = seen.command
-                arbiter.pedal(now, seen.pressed)
-            if teleop_command is not None:
-                arbiter.teleop(now, teleop_command)
-            if driver is not None:
-                policy_command = driver.command(tick, cell, state)
-                if policy_command is not None:
-                    arbiter.policy(now, policy_command)
-            command = arbiter.tick(now, state)
-            assert command is not None  # a measured position was given
-            if driver is not None and command.flush:
-                driver.flush()
-            if arbiter.mode is Mode.TELEOP and previous is not Mode.TELEOP:
-                takeovers += 1
-            previous = arbiter.mode
-            corrected += command.source == "teleop"
-            if recording:
-                recording.tick(tick, state, truth, command, policy_command, teleop_command)
-            cell.step(command.positions)
-    ticks = tick + 1
-    bag = recording.stop(ticks, success, reason) if recording else ""
-    share = corrected / ticks if expert is None else 0.0
-    return Attempt(seed, success, reason, ticks * step, takeovers, share, style, bag, truth.stage, stages)
-
-
-class _Driver:
-    """The policy as the policy node runs it: a chunk is asked for ahead of time and arrives
-    `latency_ticks` after its observation; each tick takes the chunk's step for that tick."""
-
-    def __init__(self, policy: Any, prompt: str, rollouts: Rollouts) -> None:
-        self.policy, self.prompt = policy, prompt
-        self.how, self.latency = rollouts, rollouts.latency_ticks
-        self.buffer = ChunkBuffer(rollouts.execute_steps, max(LEAD_STEPS, rollouts.latency_ticks))
-        self.pending: tuple[int, Any] | None = None  # tick of arrival, (chunk, tick of observation)
-
-    def command(self, tick: int, cell: Cell, state: np.ndarray) -> np.ndarray | None:
-        if self.pending and tick >= self.pending[0]:
-            self.buffer.push(*self.pending[1])
-            self.pending = None
-        if self.pending is None and self.buffer.needs_chunk(tick):
-            images = {camera: cell.render(camera) for camera in cell.station.camera_names}
-            ahead = self.buffer.ahead(tick)
-            chunk = self.policy.infer(images, state, self.prompt, self.how.sampling, ahead)
-            self.pending = (tick + self.latency, (chunk, tick))
-        return self.buffer.pop(tick)
-
-    def flush(self) -> None:
-        self.buffer.flush()
-        self.policy.reset()  # a person has changed the scene
-        self.pending = None
+    what, own = _worker.rollouts[index], _worker
+    policy = own.policy(what.checkpoint)
+    if policy is not None and policy.sees_objects != (what.observation == "state"):
+        raise ContractError(f"{what.checkpoint}: not a policy for observation {what.observation!r}")
+    if what.observation == "images":
+        return [run_attempt(what, own.station, own.task, own.cells[0], policy, seed) for seed in seeds]
+    while len(own.cells) < min(what.lockstep, len(seeds)):
+        own.cells.append(make_cell(own.station, own.task))
+    return in_lockstep(what, own.station, own.task, own.cells, policy, seeds)

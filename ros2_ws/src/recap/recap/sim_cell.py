@@ -5,26 +5,31 @@ Attempts are noted one by one as they end, so that a run which is killed goes on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recap.evaluate import EVALUATION_SEED, entrants, evaluate
+from recap.journal import Journal
 from recap.live import run_live
-from recap.rollout import Attempt, Rollouts, load_attempts, run_attempts, save_attempts, summarize
-from recap_learner.cell import Collection, Order
+from recap.rollout import Attempt, Rollouts, run_attempts, summarize
+from recap_learner.cell import Assessment, Collection, Order
 from recap_learner.data.episodes import SUFFIX, convert_bags
+from recap_learner.evaluation.evaluation import Evaluation
+from recap_learner.evaluation.sequential import Stopping
 from recap_learner.stages import Report
 from recap_policy.chunks import EXECUTE_STEPS
 from recap_policy.interface import Sampling
-from recap_station.files import write_json
 
-# Ranges of start-state seeds. Iterations take consecutive ones; evaluation seeds are used for nothing else.
-DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS, EVALUATION_SEEDS = 0, 10_000, 20_000, 90_000
+# Ranges of start-state seeds. Iterations take consecutive ones; those from EVALUATION_SEED on are used for
+# nothing else.
+DEMONSTRATION_SEEDS, ROLLOUT_SEEDS, LIVE_SEEDS = 0, 10_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class SimCell:
     """demonstrations: attempts of the scripted expert, or `given`: task → folder of bags that are there.
     rollouts: headless attempts an iteration, of which the scripted operator watches a share `watched`;
     live_attempts: over ROS 2, at least so many and until a person has taken over `live_takeovers` times;
-    evaluations: attempts on seeds that nothing else uses, 0: none."""
+    evaluations: attempts on seeds that nothing else uses, 0: none. observation: "images" or "state", see
+    `Rollouts`. first_demonstration, first_rollout, first_evaluation: where their start states begin."""
 
     station: str = "aloha"
     demonstrations_count: int = 180
@@ -46,17 +52,21 @@ class SimCell:
     execute_steps: int = EXECUTE_STEPS
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     logs: Path = Path("logs")
+    observation: str = "images"
+    first_demonstration: int = DEMONSTRATION_SEEDS
+    first_rollout: int = ROLLOUT_SEEDS
+    first_evaluation: int = EVALUATION_SEED
 
     def demonstrations(self, task: str) -> Collection:
         if task in self.given:
             return _given(self.given[task])
-        settings = [self.demonstrations_count, self.styles]
+        settings = [self.demonstrations_count, self.styles, *self._begins(self.first_demonstration)]
         return Collection("demonstrations", "", "Demonstrations", settings, self._demonstrate)
 
     def collections(self, task: str, iteration: int) -> Sequence[Collection]:
         """Live before headless ones: what keeps time goes first, while nothing else is at work."""
         live = [self.live_attempts, self.live_takeovers]
-        headless = [self.rollouts, self.watched, self.execute_steps]
+        headless = [self.rollouts, self.watched, self.execute_steps, *self._begins(self.first_rollout)]
         ways = [
             Collection("live", "live", "Live attempts over ROS 2", live, self._live, alone=True),
             Collection("rollouts", "bags", "Rollouts, headless", headless, self._roll_out),
@@ -64,22 +74,31 @@ class SimCell:
         counts = (self.live_attempts, self.rollouts)
         return [way for way, count in zip(ways, counts, strict=True) if count]
 
-    def evaluation(self, task: str) -> Any:
-        return [self.evaluations, self.execute_steps, EVALUATION_SEEDS] if self.evaluations else None
+    def evaluation(self, task: str, policy: Path, store: Path) -> Assessment | None:
+        settings = [self.evaluations, self.execute_steps, self.first_evaluation]
+        return Assessment(settings, partial(self._evaluate, task)) if self.evaluations else None
 
-    def evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
-        how = Rollouts(
-            *(self.station, task), checkpoint=policy, sampling=Sampling(indicator=asked),
-            execute_steps=self.execute_steps,
-        )  # fmt: skip
-        seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + self.evaluations)
-        attempts = resumed(how, seeds, out.with_suffix(".jsonl"), self.workers, report)
-        write_json(out, save_attempts(attempts))
-        return summarize(attempts)
+    def _evaluate(self, task: str, policy: Path, asked: str, out: Path, report: Report) -> dict[str, Any]:
+        return self.try_out(task, policy, Sampling(indicator=asked), out, "", report).summary()
+
+    def try_out(
+        self, task: str, policy: Path, sampling: Sampling, out: Path, noted: str, report: Report
+    ) -> Evaluation:
+        """A policy that is asked as `sampling` says on the evaluation's start states, also written to `out`.
+        noted: name of the journal beside it, "" for its own; attempts that are in it are not made again."""
+        how = Rollouts(self.station, task, checkpoint=policy, execute_steps=self.execute_steps)
+        [entrant] = entrants([policy], [sampling], how, out.parent)
+        seeds = range(self.first_evaluation, self.first_evaluation + self.evaluations)
+        entrant = replace(entrant, file=out.name, noted=noted)
+        [found] = evaluate([entrant], seeds, Stopping(), self.workers, progress=report)
+        return found
 
     def _demonstrate(self, order: Order, report: Report) -> dict[str, Any]:
-        how = Rollouts(self.station, order.task, styles=self.styles, bags=order.bags, source="demonstration")
-        attempts = self._attempts(how, order, DEMONSTRATION_SEEDS, self.demonstrations_count, report)
+        how = Rollouts(
+            *(self.station, order.task), styles=self.styles, bags=order.bags, source="demonstration",
+            observation=self.observation,
+        )  # fmt: skip
+        attempts = self._attempts(how, order, self.first_demonstration, self.demonstrations_count, report)
         by_style = {style: [a for a in attempts if a.style == style] for style in self.styles}
         shown = {style: summarize(some) for style, some in by_style.items() if some}
         return {**summarize(attempts), "by_style": shown}
@@ -87,24 +106,36 @@ class SimCell:
     def _roll_out(self, order: Order, report: Report) -> dict[str, Any]:
         how = Rollouts(
             *(self.station, order.task), checkpoint=order.policy, operator=self.watched,
-            execute_steps=self.execute_steps, bags=order.bags,
+            execute_steps=self.execute_steps, bags=order.bags, observation=self.observation,
         )  # fmt: skip
-        first = ROLLOUT_SEEDS + (order.iteration - 1) * self.rollouts
+        first = self.first_rollout + (order.iteration - 1) * self.rollouts
         return summarize(self._attempts(how, order, first, self.rollouts, report))
 
     def _attempts(self, how: Rollouts, order: Order, first: int, count: int, report: Report) -> list[Attempt]:
-        """Attempts, each converted as soon as it is over."""
-        journal = order.bags.with_suffix(".jsonl")
+        """Attempts, each converted and noted when it is over; those that are noted are not made again."""
         order.bags.mkdir(parents=True, exist_ok=True)
-        noted = {Path(a.bag).name for a in _read(journal)}
-        for bag in order.bags.iterdir():
-            if bag.name not in noted:  # of an attempt that was broken off
-                _remove_attempt(bag, order.store)
+        with Journal(order.bags.with_suffix(".jsonl"), _key(how)) as journal:
+            known = {a.seed: a for a in journal.attempts.values() if (order.bags / Path(a.bag).name).exists()}
+            kept = {Path(a.bag).name for a in known.values()}
+            for bag in order.bags.iterdir():
+                if bag.name not in kept:  # of an attempt that was broken off
+                    _remove_attempt(bag, order.store)
 
-        def each(attempt: Attempt) -> None:
-            convert_bags([Path(attempt.bag)], order.store)
+            def each(attempt: Attempt) -> None:
+                if self.observation == "images":
+                    convert_bags([Path(attempt.bag)], order.store)
+                journal.add(attempt)
 
-        return resumed(how, range(first, first + count), journal, self.workers, report, each)
+            seeds = range(first, first + count)
+            left = [seed for seed in seeds if seed not in known]
+            made = run_attempts(how, left, self.workers, report, each) if left else []
+        known |= {a.seed: a for a in made}
+        return [known[seed] for seed in seeds]
+
+    def _begins(self, first: int) -> list[Any]:
+        """As a stage's setting; nothing where it is as it always was."""
+        usual = self.observation == "images" and first in (DEMONSTRATION_SEEDS, ROLLOUT_SEEDS)
+        return [] if usual else [self.observation, first]
 
     def _live(self, order: Order, report: Report) -> dict[str, Any]:
         assert order.policy is not None
@@ -126,45 +157,10 @@ class SimCell:
         )
 
 
-def resumed(
-    how: Rollouts,
-    seeds: Sequence[int],
-    journal: Path,
-    workers: int,
-    report: Report,
-    each: Callable[[Attempt], None] | None = None,
-) -> list[Attempt]:
-    """`run_attempts` that notes every attempt in a journal when it is over and makes only those not noted."""
-    there = {bag.name for bag in how.bags.iterdir()} if how.bags else {""}
-    known = {a.seed: a for a in _read(journal) if Path(a.bag).name in there}
-    left = [seed for seed in seeds if seed not in known]
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    whole = "".join(json.dumps(asdict(a)) + "\n" for a in known.values())
-    journal.write_text(whole)  # without a line that was cut short
-
-    with journal.open("a") as file:
-
-        def note(attempt: Attempt) -> None:
-            if each:
-                each(attempt)
-            file.write(json.dumps(asdict(attempt)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-        made = run_attempts(how, left, workers, report, note) if left else []
-    known |= {a.seed: a for a in made}
-    return [known[seed] for seed in seeds]
-
-
-def _read(journal: Path) -> list[Attempt]:
-    """The attempts that are noted, less a line that was cut short."""
-    rows = []
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return list(load_attempts(rows))
+def _key(how: Rollouts) -> str:
+    """What attempts depend on, wherever the run lies; the checkpoint is the stage's business."""
+    how = replace(how, bags=None, checkpoint=None)
+    return hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode()).hexdigest()
 
 
 def _remove_attempt(bag: Path, store: Path) -> None:

@@ -12,7 +12,7 @@ import cv2
 from recap_station import topics
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import Station, Task
-from recap_station.sim.cell import Cell
+from recap_station.sim.cells import AnyCell
 from recap_teleop.episode import episode_id
 from recap_teleop.modes import Mode
 from recap_teleop.recorder import EpisodeRecorder
@@ -31,7 +31,7 @@ class SimRecording:
         checkpoint: str,
         station: Station,
         task: Task,
-        cell: Cell,
+        cell: AnyCell,
         seed: int,
     ) -> None:
         self.station, self.cell, self.task = station, cell, task

@@ -74,7 +74,8 @@ class Episode:
     correction (T,) bool: a person commanded during a rollout; stage (T,) str; gap (T,) bool: state or
     command was older than STALE_S, or of some joint there was none (NaN); image[camera] (T,) int32 which of
     the camera's usable images in the bag, in order of arrival, −1 where there is none; image_age[camera] (T,)
-    float32 seconds; image_at[camera] (T, 4) int64 where its message stands (see
+    float32 seconds; objects (T, F) float32 what a simulator's `Scene.features` were, (T, 0) where nobody kept
+    them; image_at[camera] (T, 4) int64 where its message stands (see
     recap_station.bag_reader.FilePlace), −1 where there is none or it came from the live graph; mode (T,) int8
     of recap_interfaces/ControlMode, −1 where none had been said.
     """
@@ -93,6 +94,7 @@ class Episode:
     image_age: dict[str, np.ndarray] = field(default_factory=dict)
     image_at: dict[str, np.ndarray] = field(default_factory=dict)
     mode: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int8))
+    objects: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -119,6 +121,9 @@ def save_episode(episode: Episode, path: Path) -> None:
         "gap": episode.gap,
         "mode": _or_unknown(episode.mode, len(episode)),
     }
+    if episode.objects.size:
+        objects = np.ascontiguousarray(episode.objects, dtype=np.float32)
+        columns["objects"] = _lists(objects, objects.shape[1])
     for camera in episode.image:
         columns[f"image.{camera}"] = episode.image[camera]
         columns[f"image_age.{camera}"] = episode.image_age[camera]
@@ -163,6 +168,7 @@ def load_episode(path: Path) -> Episode:
         image_age={camera: table[f"image_age.{camera}"].to_numpy() for camera in cameras},
         image_at={camera: rows(f"image_at.{camera}") for camera in placed},
         mode=_or_unknown(table["mode"].to_numpy() if "mode" in table.column_names else none, len(table)),
+        objects=rows("objects") if "objects" in table.column_names else np.empty((len(table), 0), np.float32),
     )
 
 

@@ -7,16 +7,10 @@ not on the number of workers, nor on the cache.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +18,9 @@ import torch
 
 from recap_learner.data.episodes import ConversionError
 from recap_learner.data.samples import LoaderConfig, Samples
+from recap_learner.data.scratch import Scratch
 from recap_learner.data.store import Store, load_judged
 from recap_learner.data.workers import Workers
-
-_PREFIX = "recap-loader-"
-_LEFT_S = 10.0  # one that has only been begun is not locked yet
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class TrainingLoader:
         names = [e.id for e in store.index()[0]] if episodes is None else list(episodes)
         used = [e for e in load_judged([store.path(n) for n in names]) if e.info.outcome != "discarded"]
         self.episodes = [e.info.id for e in used]
-        self._folder = _Scratch(how.cache_bytes)
+        self._folder = Scratch(how.cache_bytes)
         self._workers: Workers | None = None
         try:
             self._data = Samples.write(self._folder.path, used, store, how)
@@ -162,27 +154,3 @@ class TrainingLoader:
         how = {k: v for k, v in self.how.__dict__.items() if k not in ("workers", "prefetch", "cache_bytes")}
         text = json.dumps([how, self.episodes, self._data.count, self._data.digest])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class _Scratch:
-    """A folder in memory where there is room for the cache, else on disk.
-
-    It is locked while its process lives: one that was killed leaves it, and the next loader removes it.
-    """
-
-    def __init__(self, cache_bytes: int):
-        memory = Path("/dev/shm")
-        room = memory.is_dir() and shutil.disk_usage(memory).free > 2 * cache_bytes + (256 << 20)
-        self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=memory if room else None)
-        self.path = Path(self._folder.name)
-        self._lock = open(self.path / "lock", "w")  # noqa: SIM115
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for lock in self.path.parent.glob(f"{_PREFIX}*/lock"):
-            with suppress(OSError), open(lock, "r+") as left:  # of others: not ours to open
-                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - lock.stat().st_mtime > _LEFT_S:
-                    shutil.rmtree(lock.parent, ignore_errors=True)
-
-    def cleanup(self) -> None:
-        self._lock.close()
-        self._folder.cleanup()

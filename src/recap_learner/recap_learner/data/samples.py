@@ -28,6 +28,8 @@ UNLABELLED = -1  # indicator of a tick that the tag has no label of
 def frame_ticks(episode: Episode, rate_hz: float = FRAME_HZ) -> np.ndarray:
     """Ticks of the frames of an episode, at most `rate_hz` a second → (F,) int64."""
     station = episode.info.station
+    if not episode.image and episode.objects.size:  # seen whenever one looks
+        return np.arange(0, len(episode), round(station.control_rate_hz / rate_hz), dtype=np.int64)
     first = episode.image[station.camera_names[0]]
     everywhere = np.all([index >= 0 for index in episode.image.values()], axis=0)
     fresh = np.flatnonzero(everywhere & (np.diff(first, prepend=-1) > 0))
@@ -84,7 +86,14 @@ class Samples:
     digest: str
 
     @staticmethod
-    def write(folder: Path, episodes: Sequence[Episode], store: Store, how: LoaderConfig) -> Samples:
+    def write(
+        folder: Path,
+        episodes: Sequence[Episode],
+        store: Store,
+        how: LoaderConfig,
+        ticks: Sequence[np.ndarray] | None = None,
+    ) -> Samples:
+        """ticks: those of each episode; None: `sample_ticks`."""
         if not episodes:
             raise ValueError(f"{store.folder}: no episode that is not discarded")
         stations = {e.info.station.fingerprint: e.info.station for e in episodes}
@@ -96,7 +105,7 @@ class Samples:
         files: dict[Path, int] = {}
         columns: dict[str, list[np.ndarray]] = {name: [] for name in _NAMES}
         start = images = 0
-        for episode in episodes:
+        for at, episode in enumerate(episodes):
             tables = locate_images(episode, store.folder)
             rows = np.full((len(episode), len(cameras)), -1, np.int64)
             for number, camera in enumerate(cameras):
@@ -111,7 +120,7 @@ class Samples:
             columns["indicator"].append(_indicator(store, episode, how.tag))
             names = [subtasks.setdefault(str(name), len(subtasks)) for name in episode.stage]
             columns["subtask"].append(np.array(names, np.int32))
-            chosen = sample_ticks(episode, how.rate_hz)
+            chosen = sample_ticks(episode, how.rate_hz) if ticks is None else ticks[at]
             columns["sample"].append(chosen + start)
             columns["last"].append(np.full(len(chosen), start + len(episode) - 1, np.int64))
             start += len(episode)

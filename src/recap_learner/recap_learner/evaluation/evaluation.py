@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read an eval.json, or the bare list of attempts that the demo writes. Raises EvaluationError."""
+    """Read an eval.json, or a bare list of attempts. Raises EvaluationError."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -125,7 +125,7 @@ def read_evaluation(path: Path) -> Evaluation:
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
         }
         return Evaluation(**({"name": where} | rest | {"attempts": attempts}))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"{path}: entry missing or wrong: {error}") from error
 
 

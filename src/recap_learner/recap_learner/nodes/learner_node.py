@@ -1,118 +1,88 @@
-"""The learner in the graph: on request turns bags into a better policy and offers it to the policy node.
+"""The learner in the graph: attempts come in, policies are trained of them, good ones are offered.
 
-Training runs in a process of its own (`recap_learner.improve`), so that nothing of it disturbs the
-graph; this node starts it, passes its progress on and offers the checkpoint through `load_policy`, which
-the policy node carries out between episodes.
+What it does stands in `recap_learner.learner`, whose processes keep all work out of this one; this node
+passes requests in, state and curves out, and asks the policy node by `load_policy`, which that carries out
+between episodes. A checkpoint that fails a gate, or is worse than the one in use, waits for the service
+`decide_checkpoint`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
+import copy
 import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 from recap_interfaces.action import Train
-from recap_interfaces.srv import LoadPolicy, StartTraining
+from recap_interfaces.msg import Episode, LearnerState, TrainingCurve
+from recap_interfaces.srv import DecideCheckpoint, LoadPolicy, StartTraining
 
 from recap_learner.data.ingest import Ingest
+from recap_learner.learner import EPISODES, Learner, Settings
+from recap_learner.lesson import STARTS
+from recap_learner.nodes.learner_messages import curve_message, state_message, statuses
+from recap_station import topics
+from recap_station.contract import ContractError
 from recap_station.nodes import qos
-from recap_station.nodes.base import ERROR, OK, STEADY, Param, RecapNode, Status, message_type, run
+from recap_station.nodes.base import STEADY, Param, RecapNode, Status, message_type, run
 from recap_station.streams import load_streams
 
-STOP_S = 1.5  # less than a launcher waits before it kills
-
-
-class Training:
-    """One training process: its output lines come through a queue, read by a thread."""
-
-    def __init__(self, run: str, bags: list[str], extra: list[str]) -> None:
-        command = [sys.executable, "-m", "recap_learner.improve", "--run", run, *extra]
-        if bags:
-            command += ["--bags", *bags]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_be_nice
-        )
-        self.lines: SimpleQueue[str] = SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
-        self.progress, self.note, self.checkpoint, self.error = 0.0, "starting", "", ""
-
-    def poll(self) -> bool:
-        """Take in what it said → whether it has ended."""
-        ended = self.process.poll() is not None
-        try:
-            while True:
-                said = json.loads(self.lines.get_nowait())
-                self.progress = said.get("progress", self.progress)
-                self.note = said.get("note", self.note)
-                self.checkpoint = said.get("checkpoint", self.checkpoint)
-                self.error = said.get("error", self.error)
-        except (Empty, json.JSONDecodeError):
-            pass
-        if ended and not self.checkpoint and not self.error:
-            self.error = f"training ended with exit code {self.process.returncode}"
-        return ended
-
-    def stop(self) -> None:
-        """End it and whatever it started; what it had saved lets it go on later."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                self.lines.put(line)
+OFFER_AGAIN_S = 2.0  # to a policy node that did not answer
 
 
 class LearnerNode(RecapNode):
     NAME = "learner"
     PARAMETERS = (
-        Param("offer", True, "ask the policy node to load each new checkpoint", read_only=False),
+        Param("run", "", "learning run to go on with; empty: trains only what start_training names"),
+        Param("bag_dir", "", "folder of bags to watch; empty: none"),
+        Param("convert", True, "make episodes of finished attempts as they come"),
+        Param("episode_dir", "", "store for them where there is no run; empty: `episodes` beside bag_dir"),
+        Param("settle_s", 30.0, "until a bag that its recorder left open is taken", "s", 0.1, 3600.0),
+        Param("checkpoint", "", "folder of the policy that the robot begins with, to compare with"),
+        Param("train_after", 0, "new attempts after which training begins; 0: on request", "", 0, 10**6),
+        Param("concurrent", False, "train all the time, as soon as there is a new attempt"),
+        Param("start", "", "models to go on from: pretrained, last; empty: last if concurrent"),
+        Param("fresh_share", -1.0, "of a batch from new attempts; -1: 0.5 if concurrent, else as they are"),
         Param("value_steps", 0, "optimiser steps of the value function; 0: the default", low=0, high=10**7),
         Param("policy_steps", 0, "optimiser steps of the policy; 0: the default", low=0, high=10**7),
+        Param("evaluations", 0, "simulated attempts of each policy before an offer; 0: none", "", 0, 10**5),
+        Param("evaluator", "recap", "Python module whose verb eval makes them"),
+        Param("cores", 1, "that intake, training and evaluation may use; 0: all", "", 0, 1024),
+        Param("offer", True, "ask the policy node to load good checkpoints", read_only=False),
         Param("ingest", "", "folder for episodes made from the topics as they are heard; empty: none"),
     )
 
     def configure(self) -> None:
-        self.training: Training | None = None
+        self.learner = Learner(self._settings())
         self.goal: Any = None
         self.ended: Future | None = None
+        self._asked_s = -1e9
+        self._told: LearnerState | None = None
+        self._said: set[str] = set()
+        self.states = self.create_publisher(LearnerState, topics.LEARNER_STATE, qos.LATCHED)
+        self.curves = self.create_publisher(TrainingCurve, topics.LEARNER_CURVES, qos.EVENT)
+        self.create_subscription(Episode, topics.EPISODE, self.on_episode, qos.LATCHED)
         self.loader = self.create_client(LoadPolicy, "load_policy")
         self.create_service(StartTraining, "start_training", self.on_start)
+        self.create_service(DecideCheckpoint, "decide_checkpoint", self.on_decide)
         self.actions = ActionServer(
             self,
             Train,
             "train",
             execute_callback=self.execute,
-            goal_callback=self.on_goal,
+            goal_callback=lambda goal: GoalResponse.REJECT if self.learner.work else GoalResponse.ACCEPT,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
         self.create_timer(0.2, self.watch, clock=STEADY)
         if self.param("ingest"):
             self._hear(Path(self.param("ingest")).expanduser())
 
-    def cleanup(self) -> None:
-        self.shutdown()
-
     def shutdown(self) -> None:
-        if self.training:
-            self.training.stop()
+        self.learner.close()
         self.actions.destroy()
         if self.param("ingest"):
             try:
@@ -120,54 +90,117 @@ class LearnerNode(RecapNode):
             except ValueError as error:
                 self.get_logger().error(f"an attempt gave no episode: {error}")
 
+    # --- requests -----------------------------------------------------------------------------------
+
     def on_start(self, request: StartTraining.Request, response: StartTraining.Response) -> Any:
         """Start training without an action client (Foxglove cannot call actions)."""
-        if self._busy():
-            response.success, response.message = False, "training is already under way"
-            return response
-        self._begin(request.run, list(request.bags))
-        response.success, response.message = True, "training started; see /diagnostics"
+        response.message = self._ask(request.run, request.bags)
+        response.success = True
         return response
 
-    def on_goal(self, request: Train.Goal) -> GoalResponse:
-        return GoalResponse.REJECT if self._busy() else GoalResponse.ACCEPT
-
     async def execute(self, goal: Any) -> Train.Result:
+        try:
+            self._ask(goal.request.run, goal.request.bags)
+        except ContractError as error:
+            goal.abort()
+            return Train.Result(success=False, message=str(error))
         self.goal, self.ended = goal, Future(executor=self.executor)
-        training = self._begin(goal.request.run, list(goal.request.bags))
         await self.ended
-        result = Train.Result(success=bool(training.checkpoint), checkpoint=training.checkpoint)
-        result.message = training.error or "done"
-        self.goal = None
+        checkpoint, message = self.ended.result()
+        self.goal = self.ended = None
         if goal.is_cancel_requested:
             goal.canceled()
-        elif training.checkpoint:
+        elif checkpoint:
             goal.succeed()
         else:
             goal.abort()
-        return result
+        return Train.Result(success=bool(checkpoint), checkpoint=checkpoint, message=message)
+
+    def on_decide(self, request: DecideCheckpoint.Request, response: DecideCheckpoint.Response) -> Any:
+        try:
+            word = request.checkpoint, request.accept, request.who, request.why
+            response.message = self.learner.decide(*word)
+        except ValueError as error:
+            raise ContractError(str(error)) from None
+        self.get_logger().warning(response.message)
+        response.success = True
+        return response
+
+    def on_episode(self, message: Episode) -> None:
+        self.learner.in_use = message.checkpoint or self.learner.in_use
+
+    def _ask(self, run_folder: str, bags: Iterable[str]) -> str:
+        try:
+            return self.learner.ask(run_folder, list(bags))
+        except ValueError as error:
+            raise ContractError(str(error)) from None
+
+    # --- five times a second ------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Five times a second: progress, cancellation, end."""
-        training = self.training
-        if training is None:
-            return
+        """Progress, cancellation, ends, offers."""
+        learner = self.learner
         if self.goal is not None and self.goal.is_cancel_requested:
-            training.stop()
-        if not training.poll():
-            if self.goal is not None:
-                feedback = Train.Feedback(stage=training.note, progress=float(training.progress))
-                self.goal.publish_feedback(feedback)
+            learner.cancel()
+        before = learner.standing
+        learner.step(time.monotonic())
+        now = learner.standing
+        if now.withheld and (now.withheld, now.reasons) != (before.withheld, before.reasons):
+            self.get_logger().warning(f"{now.withheld} is not offered: {'; '.join(now.reasons)}")
+        if now.error and now.error != before.error:
+            self.complain("training", now.error)
+        for line in learner.data.problems:
+            if line not in self._said:
+                self.get_logger().warning(line)
+        self._said = set(learner.data.problems)
+        if now.to_offer and self.param("offer") and time.monotonic() - self._asked_s >= OFFER_AGAIN_S:
+            self._offer(now.to_offer)
+        self._follow_goal()
+        self._publish()
+
+    def _follow_goal(self) -> None:
+        """Feedback while a goal's training and its judging go on, then its result."""
+        learner, now = self.learner, self.learner.standing
+        if self.goal is None or self.ended is None or self.ended.done():
             return
-        self.training, self.last = None, training
-        if training.checkpoint:
-            self.get_logger().info(f"new policy: {training.checkpoint}")
-            if self.param("offer"):
-                self._offer(training.checkpoint)
-        else:
-            self.complain("training", training.error)
-        if self.ended is not None and not self.ended.done():
-            self.ended.set_result(True)
+        if learner.work is not None:
+            feedback = Train.Feedback(stage=learner.work.note, progress=float(learner.work.progress))
+            self.goal.publish_feedback(feedback)
+        elif now.asked is None and not now.to_judge:
+            verdict = "; ".join(now.reasons) or "done"
+            self.ended.set_result(("" if now.error else now.made, now.error or verdict))
+
+    def _offer(self, checkpoint: str) -> None:
+        self._asked_s = time.monotonic()
+        if not self.loader.service_is_ready():
+            return  # it is offered when there is a policy node
+
+        def answered(future: Future) -> None:
+            answer = future.result()
+            say = self.get_logger().info if answer.success else self.get_logger().error
+            say(f"policy node, asked for {checkpoint}: {answer.message}")
+            self.learner.answered(checkpoint, answer.success, answer.message)
+
+        self.learner.offered(checkpoint)
+        self.loader.call_async(LoadPolicy.Request(path=checkpoint)).add_done_callback(answered)
+
+    # --- what it tells ------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        stamp = self.get_clock().now().to_msg()
+        for model, point in self.learner.curves():
+            self.curves.publish(curve_message(model, point, stamp))
+        state = state_message(self.learner)
+        if state != self._told:
+            self._told = copy.deepcopy(state)
+            state.header.stamp = stamp
+            self.states.publish(state)
+
+    def diagnose(self) -> Iterable[Status]:
+        waits_for = "a policy node" if self.param("offer") else "the parameter offer"
+        return statuses(self.learner, waits_for)
+
+    # --- episodes from the topics -------------------------------------------------------------------
 
     def _hear(self, folder: Path) -> None:
         """Take in the cell's topics, raw, and write an episode at the end of each attempt."""
@@ -188,45 +221,38 @@ class LearnerNode(RecapNode):
         if made is not None:
             self.get_logger().info(f"episode {made}")
 
-    def diagnose(self) -> Iterable[Status]:
-        if self.training is not None:
-            values = {"progress": self.training.progress}
-            yield Status("training", OK, f"{self.training.progress:.0%} {self.training.note}", values)
-            return
-        last = getattr(self, "last", None)
-        if last is None:
-            yield Status("training", OK, "idle")
-        elif last.error:
-            yield Status("training", ERROR, last.error)
-        else:
-            yield Status("training", OK, f"last: {last.checkpoint}")
-
-    def _busy(self) -> bool:
-        return self.training is not None
-
-    def _begin(self, run_folder: str, bags: list[str]) -> Training:
-        extra = []
-        for name in ("value_steps", "policy_steps"):
-            if self.param(name):
-                extra += [f"--{name.replace('_', '-')}", str(self.param(name))]
-        self.training = Training(run_folder, bags, extra)
-        return self.training
-
-    def _offer(self, checkpoint: str) -> None:
-        if not self.loader.service_is_ready():
-            self.get_logger().warning("no policy node to offer the checkpoint to")
-            return
-
-        def answered(future: Future) -> None:
-            answer = future.result()
-            say = self.get_logger().info if answer.success else self.get_logger().error
-            say(f"policy node: {answer.message}")
-
-        self.loader.call_async(LoadPolicy.Request(path=checkpoint)).add_done_callback(answered)
-
-
-def _be_nice() -> None:
-    os.nice(10)  # the 50 Hz loops go first
+    def _settings(self) -> Settings:
+        """Raises ContractError on what cannot be meant."""
+        names = ("bag_dir", "episode_dir", "run", "checkpoint")
+        bags, store, run_folder, checkpoint = (
+            Path(given).expanduser().absolute() if (given := self.param(name)) else None for name in names
+        )
+        concurrent, start, share = (self.param(name) for name in ("concurrent", "start", "fresh_share"))
+        start = start or ("last" if concurrent else "pretrained")
+        if start not in STARTS:
+            raise ContractError(f"start is {start!r}, wanted {' or '.join(STARTS)}")
+        if run_folder is None and (concurrent or self.param("train_after")):
+            raise ContractError("to train by itself the learner wants a run, found none: run:=FOLDER")
+        if run_folder is not None:
+            store = run_folder / EPISODES
+        elif store is None and bags is not None:
+            store = bags.parent / EPISODES
+        same = ("settle_s", "train_after", "value_steps", "policy_steps", "evaluator", "cores")
+        return Settings(
+            **{name: self.param(name) for name in same},
+            run=run_folder,
+            bags=bags if self.param("convert") else None,
+            store=store,
+            checkpoint=checkpoint if checkpoint and checkpoint.is_dir() else None,  # not a server's
+            station=self.param("station"),
+            task=self.param("task"),
+            task_name=self.task.name,
+            rate_hz=self.station.control_rate_hz,
+            concurrent=concurrent,
+            start=start,
+            fresh_share=share if share >= 0 else 0.5 * concurrent,
+            evaluations=self.param("evaluations") if self.param("use_sim") else 0,
+        )
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 An event file is a row of records: length, its checksum, bytes, their checksum, the bytes a protocol buffer
 `Event` of which six fields are used here. That is written out below rather than brought by a package.
+Whoever shows a training while it runs reads the same files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +52,52 @@ class EventFile:
         self._file.write(length + _checksum(length) + event + _checksum(event))
 
 
+@dataclass(frozen=True)
+class Point:
+    """What a curve has at one step."""
+
+    step: int
+    values: dict[str, float]
+
+
+class EventReader:
+    """Follows an event file of `EventFile` that may be being written: every call gives what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._at = path, 0
+
+    def read(self) -> list[Point]:
+        """Whole records only. Raises ValueError on one that is damaged, OSError where the file is gone."""
+        found = []
+        with self.path.open("rb") as file:
+            file.seek(self._at)
+            while len(head := file.read(12)) == 12:
+                (length,) = struct.unpack("<Q", head[:8])
+                if head[8:] != _checksum(head[:8]):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                body = file.read(length + 4)
+                if len(body) < length + 4:
+                    break
+                event = body[:length]
+                if body[length:] != _checksum(event):
+                    raise ValueError(f"{self.path}: the record at byte {self._at} is damaged")
+                self._at += 12 + length + 4
+                fields = dict(_fields(event))
+                if 5 in fields:
+                    found.append(Point(int(fields.get(2, 0)), _values(fields[5])))
+        return found
+
+
+def events_in(workbench: Path) -> list[Path]:
+    """The event files of a training, oldest first: one that went on began another."""
+    return sorted((workbench / "events").glob("events.out.tfevents.*"))
+
+
+def _values(summary: bytes) -> dict[str, float]:
+    scalars = [dict(_fields(value)) for _, value in _fields(summary)]
+    return {scalar[1].decode(): scalar[2] for scalar in scalars}
+
+
 class WandbRun:
     """Weights & Biases, with its own settings from the environment (WANDB_MODE=offline needs no network).
 
@@ -84,6 +133,17 @@ def open_curves(folder: Path) -> list[Curves]:
     if project := os.environ.get(WANDB):
         curves.append(WandbRun(project, folder))
     return curves
+
+
+def read_curves(folder: Path) -> list[dict[str, float]]:
+    """What `EventFile` has written into `folder` so far, by step: {"step": …, "loss": …, and so on}. Several
+    files are one training that was interrupted; a damaged one is left out."""
+    rows: dict[int, dict[str, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        with suppress(ValueError):
+            for point in EventReader(file).read():
+                rows.setdefault(point.step, {"step": point.step}).update(point.values)
+    return [rows[step] for step in sorted(rows)]
 
 
 class Pace:
@@ -128,6 +188,36 @@ def _varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of what `_field` and `_number` write."""
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _read_varint(data, at)
+            yield number, value
+        elif kind == 2:
+            length, at = _read_varint(data, at)
+            yield number, data[at : at + length]
+            at += length
+        else:
+            form = {1: "<d", 5: "<f"}[kind]
+            yield number, struct.unpack_from(form, data, at)[0]
+            at += struct.calcsize(form)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """→ the number and where the next field begins."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
 
 
 # CRC-32C (Castagnoli), as the records want it: rotated, and a constant added.

@@ -19,7 +19,8 @@ import torch
 
 from recap_learner.training.training import Progress, Schedule, fit
 from recap_policy.checkpoint import save_vision
-from recap_policy.config import vla_config
+from recap_policy.config import ObjectConfig, vla_config
+from recap_policy.objects import ObjectTower
 from recap_policy.vision import LocalizeHead, VisionTower
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.files import replace_file
@@ -46,7 +47,17 @@ def train_vision(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Render scenes, train the tower, save it in `out` → median errors in metres on held-out scenes."""
+    """Render scenes, train the tower, save it in `out` → median errors in metres on held-out scenes.
+
+    Where the configuration is for states of things instead of images there is nothing to train, hence no
+    error: the tower is made for the task's numbers.
+    """
+    config = vla_config(how.config)
+    if isinstance(config.vision, ObjectConfig):
+        cell = Cell(load_station(station), load_task(task))
+        objects = replace(config.vision, features=len(cell.scene().features()))
+        save_vision(ObjectTower(objects), replace(config, vision=objects), out, lineage)
+        return {}
     scenes = out.parent / ".scenes.npz"
     if not scenes.exists():
         _render_all(station, task, how.scenes, seed, workers, scenes, progress)
@@ -54,7 +65,6 @@ def train_vision(
     # (scenes, cameras, ...) → one row an image
     images, xyz, visible = (torch.from_numpy(data[k]) for k in ("images", "xyz", "visible"))
     held_out = len(images) // 12
-    config = vla_config(how.config)
     torch.manual_seed(seed)
     tower, head = VisionTower(config.vision), LocalizeHead(config.vision, xyz.shape[2])
     model = torch.nn.ModuleDict({"tower": tower, "head": head})

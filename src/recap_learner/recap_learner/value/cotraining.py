@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ class CoTraining(Protocol):
     from the generator, so that a killed training ends where an unbroken one does. texts: all that a tokenizer
     of words must know."""
 
-    weight: float
+    @property
+    def weight(self) -> float: ...
 
     @property
     def texts(self) -> list[str]: ...
@@ -60,9 +62,8 @@ class Captions:
     ) -> Captions:
         """Of a file with columns image (JPEG or PNG bytes), question, answer. encode: (n, size, size, 3)
         uint8 → (n, tokens, width), the tower. Raises ValueError where a column is missing."""
+        check_captions(path)
         table = pq.read_table(path)
-        if missing := [n for n in ("image", "question", "answer") if n not in table.column_names]:
-            raise ValueError(f"{path}: no column {missing[0]!r}, wanted image, question and answer")
         images = np.empty((len(table), size, size, 3), np.uint8)
         for data, image in zip(table["image"].to_pylist(), images, strict=True):
             decode(data, (size, size), image)
@@ -89,3 +90,13 @@ class Captions:
         hidden, _ = model.backbone(read.x, read.positions, read.mask)
         row, column = read.targets
         return F.cross_entropy(prefix.logits(hidden[row, column - 1]).float(), read.ids[row, column])
+
+
+def check_captions(path: Path) -> None:
+    """Raises ValueError where it is no Parquet file of captions."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path}: wanted a Parquet file of captions: {error}") from error
+    if missing := [n for n in ("image", "question", "answer") if n not in schema.names]:
+        raise ValueError(f"{path}: no column {missing[0]!r}, wanted image, question and answer")

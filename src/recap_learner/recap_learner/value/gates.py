@@ -6,8 +6,8 @@ whose value fails one of its gates ends with a verdict instead of a policy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,8 @@ class ValueReport:
         if problems := self.problems(gates):
             raise GateError(
                 f"{what} fails {len(problems)} of its gates on held-out episodes: {'; '.join(problems)}. "
-                "Look at outcomes, add episodes, train longer or smaller; what was trained is kept"
+                "Look at outcomes, add episodes, train longer or smaller; what was trained is kept, and "
+                "--gates warn goes on with it"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +126,28 @@ class ValueReport:
             return None if isinstance(v, float) and np.isnan(v) else v
 
         return plain(asdict(self))
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> ValueReport:
+        """What `to_dict` gave, whatever else stands beside it."""
+        known: dict[str, Any] = {f.name: found[f.name] for f in fields(ValueReport) if f.name in found}
+        values: dict[str, Any] = {name: float("nan") if v is None else v for name, v in known.items()}
+        return ValueReport(**values)
+
+
+def check_found(found: Mapping[str, Any], gates: Gates, what: str) -> None:
+    """`check` of what value.json says, on all tasks together and on each. Raises GateError."""
+    ValueReport.from_dict(found).check(gates, what)
+    for task, own in found.get("by_task", {}).items():
+        ValueReport.from_dict(own).check(gates, f"{what}, on {task},")
+
+
+def warnings(found: Mapping[str, Any], what: str) -> list[str]:
+    """What value.json says of gates that fail, a line each."""
+    lines = [f"{what}: {problem}" for problem in found.get("problems", ())]
+    for task, own in found.get("by_task", {}).items():
+        lines += [f"{what}, on {task}: {problem}" for problem in own.get("problems", ())]
+    return lines
 
 
 def judge_value(

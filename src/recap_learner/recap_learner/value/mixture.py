@@ -77,13 +77,21 @@ def frame_odds(frames: Frames, mixture: Mixture, fresh: np.ndarray | None = None
         raise ValueError(f"mixture: nothing has a share; found only frames of {found or 'nothing'}")
     odds /= odds.sum()
     if mixture.fresh_share is not None:
-        new = np.zeros(len(frames), bool) if fresh is None else np.asarray(fresh, bool)[frames.episode]
-        parts = odds[new].sum(), odds[~new].sum()
-        if not min(parts) > 0:
-            raise ValueError(
-                f"mixture: a share of {mixture.fresh_share} is to be fresh, wanted frames of both kinds, "
-                f"found {int(new.sum())} fresh and {int((~new).sum())} older ones with a share"
-            )
-        odds[new] *= mixture.fresh_share / parts[0]
-        odds[~new] *= (1 - mixture.fresh_share) / parts[1]
+        none = np.zeros(len(frames.episodes), bool)
+        odds = share_out(odds, (none if fresh is None else fresh)[frames.episode], mixture.fresh_share)
     return odds
+
+
+def share_out(odds: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
+    """The same odds within what is new and within the rest, with `share` of all for what is new → (F,).
+
+    odds: (F,), summing to one; new: (F,) bool. Raises ValueError where one side has none.
+    """
+    new = np.asarray(new, bool)
+    parts = odds[new].sum(), odds[~new].sum()
+    if not min(parts) > 0:
+        raise ValueError(
+            f"mixture: a share of {share} is to be fresh, wanted frames of both kinds, "
+            f"found {int(new.sum())} fresh and {int((~new).sum())} older ones with a share"
+        )
+    return odds * np.where(new, share / parts[0], (1 - share) / parts[1])

@@ -17,7 +17,7 @@ from recap_learner.data.frames import Frames
 from recap_learner.training.distributed import crew
 from recap_learner.training.training import Computation, Progress, Schedule, fit
 from recap_learner.value.cotraining import CoTraining
-from recap_learner.value.gates import Gates, ValueReport, judge_value
+from recap_learner.value.gates import ValueReport, judge_value
 from recap_learner.value.mixture import Mixture, frame_odds
 from recap_learner.value.returns import Normalizer, monte_carlo_returns, n_step_advantages
 from recap_learner.value.value_data import check_outcomes, check_start, normalizers
@@ -34,9 +34,8 @@ class ValueTraining(Computation):
     over-fitted value calls everything average. With 1, `held_out` of the episodes are kept back to stop and
     judge by, and the one model scores all. Early stop on the held-out cross-entropy of each fold. members,
     combine: an ensemble of so many models a fold, taken as their "mean" or as the "worst", at each frame the
-    one that expects least. mixture: how often frames are drawn. gates: what it must reach on held-out
-    episodes for the run to go on; None: what fails is reported and ends nothing. fail_ratio, fail_rule: of
-    the normaliser, see `returns.Normalizer`. tokenizer: as PolicyTraining's.
+    one that expects least. mixture: how often frames are drawn. fail_ratio, fail_rule: of the
+    normaliser, see `returns.Normalizer`. tokenizer: as PolicyTraining's.
     """
 
     config: str = "value-tiny"
@@ -48,7 +47,6 @@ class ValueTraining(Computation):
     members: int = 1
     combine: str = "mean"
     mixture: Mixture = Mixture()
-    gates: Gates | None = None
     fail_ratio: float = 1.0
     fail_rule: str = "ordered"
     tokenizer: str | None = None
@@ -231,10 +229,12 @@ def _draw(
     frames: Frames, train: np.ndarray, how: ValueTraining, fresh: np.ndarray | None
 ) -> Callable[[torch.Generator], np.ndarray]:
     """A batch of places among the training frames, evenly or by the mixture."""
-    count, batch = len(train), how.schedule.batch
-    if how.mixture.even:
+    count, batch, mixture, own = len(train), how.schedule.batch, how.mixture, frames.where(train)
+    if fresh is not None and len(np.unique(fresh[own.episode])) < 2:
+        mixture = replace(mixture, fresh_share=None)  # all that is fresh, or all that is not, is held out
+    if mixture.even:
         return lambda generator: torch.randint(count, (batch,), generator=generator).numpy()
-    up_to = np.cumsum(frame_odds(frames.where(train), how.mixture, fresh))
+    up_to = np.cumsum(frame_odds(own, mixture, fresh))
 
     def drawn(generator: torch.Generator) -> np.ndarray:
         place = torch.rand(batch, generator=generator, dtype=torch.float64).numpy() * up_to[-1]
@@ -286,6 +286,9 @@ def _targets(frames: Frames, norms: dict[str, Normalizer]) -> torch.Tensor:
 def _fresh(frames: Frames, how: ValueTraining, seed: int, others: list[str]) -> ValueModel:
     torch.manual_seed(seed)
     shape = value_config(how.config)
+    if shape.vision is None:  # it takes the tokens that are there
+        tokens, width = frames.tokens.shape[2:]
+        shape = replace(shape, vision_tokens=tokens, vision_width=width)
     texts = sorted({*frames.prompts, *others})
     model = ValueModel(shape, make_tokenizer(shape.backbone, shape.prefix, texts, how.tokenizer))
     model.fit_normalizers(torch.from_numpy(frames.state))

@@ -17,7 +17,7 @@ from recap_station import topics
 from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, WARN, Param, RecapNode, Status, run, to_time
-from recap_station.sim.cell import Cell
+from recap_station.sim.cells import make_cell
 
 TRUTH_EVERY = 2  # control ticks: 25 Hz, enough for a scripted operator to drive by
 RESET_GRACE_S = 1.0  # how long after a reset commands for the pose before it are passed over
@@ -40,7 +40,7 @@ class StationNode(RecapNode):
             raise ContractError(
                 "use_sim is false, but this node is the simulated cell; start the robot's driver"
             )
-        self.cell = Cell(self.station, self.task)
+        self.cell = make_cell(self.station, self.task)
         self.cell.reset(self.param("seed"))
         self._command = self.station.home
         self._reset_at = -RESET_GRACE_S
@@ -95,7 +95,7 @@ class StationNode(RecapNode):
         seed = int(request.seed) if request.seed >= 0 else secrets.randbelow(2**31)
         if request.task and request.task != self.task.name:
             task = load_task(request.task)
-            cell = Cell(self.station, task)
+            cell = make_cell(self.station, task)
             self.cell.close()
             self.cell, self.task = cell, task
         self.cell.reset(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -15,20 +14,7 @@ from recap_station.sim.grip import GripReader
 from recap_station.sim.model import build_model
 from recap_station.sim.scene import pack
 from recap_station.sim.tasks import sim_task
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What only a simulator knows.
-
-    qpos: (n,) float64, MuJoCo's joint positions, then the positions of props without joints, then the task's
-    memory; see `scene.pack`.
-    """
-
-    stage: str
-    success: bool
-    failure: bool
-    qpos: np.ndarray
+from recap_station.sim.truth import Truth
 
 
 class Layout:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from recap_station.contract import Station, Task
-from recap_station.sim.cell import Truth
 from recap_station.sim.scene import TruthReader
 from recap_station.sim.styles import FAILING, FAST, MODERATE, SLOPPY, SLOW, STYLES, Style
 from recap_station.sim.tasks import sim_task
+from recap_station.sim.truth import Truth
 
 __all__ = ["FAILING", "FAST", "MODERATE", "SLOPPY", "SLOW", "STYLES", "Expert", "Style"]
 

@@ -15,6 +15,9 @@ import mujoco
 import numpy as np
 
 from recap_station.contract import ContractError, Station, Task
+from recap_station.sim.arms import OPENING_M
+
+REACH_M = 0.4  # what positions are divided by for a policy: about as far as things are from the middle
 
 if TYPE_CHECKING:
     from recap_station.sim.cell import Cell
@@ -50,9 +53,15 @@ class Scene:
         return ()
 
     def features(self) -> np.ndarray:
-        """(3 * points + facts,) float64: what a policy that is given states instead of images sees beside the
-        joints."""
-        return np.concatenate([*self.points(), np.array(self.facts(), dtype=np.float64)])
+        """(9 * points + 12 + facts,) float32, each about -1..1: what a policy that is given states instead of
+        images sees beside the joints. Every point as it lies from the middle and from both tips, as a base
+        and two wrist cameras have it; then tips, headings (cosine and sine) and gaps of the hands; then the
+        facts."""
+        points, tips = np.stack(self.points()), np.stack(self.tips)
+        placed = np.concatenate([points, points - tips[0], points - tips[1]], axis=1) / REACH_M
+        yaws, gaps = np.array(self.tip_yaws), np.array(self.gaps) / OPENING_M
+        hands = np.concatenate([tips.ravel() / REACH_M, np.cos(yaws), np.sin(yaws), gaps])
+        return np.concatenate([placed.ravel(), hands, np.array(self.facts())]).astype(np.float32)
 
 
 class Signs:

@@ -40,3 +40,11 @@ class Archive(Protocol):
 
     def run(self, name: str) -> dict[str, Any]:
         """One run's iterations, gates, lineage and training curves."""
+
+    def plan(self, name: str, steps: dict[str, int]) -> dict[str, Any]:
+        """What the learner would do for a run's next iteration, and how long that would take.
+
+        steps: the learner's own, by parameter; 0 or none: the default. → {"run": its folder, "bags": folders
+        to hand over besides its own, "iteration", "seconds" (None: no estimate yet), "problem" (why it cannot
+        be, or ""), …}
+        """

@@ -42,6 +42,14 @@ class Policy:
     at_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Withheld:
+    """A checkpoint that the learner does not offer by itself, and why; "" where there is none."""
+
+    checkpoint: str = ""
+    reasons: tuple[str, ...] = ()
+
+
 class Feed:
     """Written by the thread of ROS. A sample is (1 + 2 + 2 · dof) float32: time, mode, value, then every
     joint's command and every joint's measurement in the station's order; NaN where nothing is known."""
@@ -51,6 +59,7 @@ class Feed:
         self.snapshot: Snapshot | None = None
         self.nodes: tuple[NodeSeen, ...] = ()
         self.policy = Policy()
+        self.withheld = Withheld()
         self.columns = FIXED + 2 * dof
         self.count = 0  # samples so far
         self._size = round(KEPT_S * rate_hz)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from recap_teleop.console.guard import Guard, both, refused
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.recorded import recorded_routes
 from recap_teleop.console.security import Bucket, Door
+from recap_teleop.console.training import Trainings
 from recap_teleop.console.viewer import Live, Pictures, picture
 from recap_teleop.keys import ACTIONS
 from recap_teleop.requests import SERVICES, Request
@@ -50,6 +52,17 @@ class Cell(Protocol):
     def ask(self, request: Request) -> Future[tuple[str, bool]]:
         """Call a service → its answer and whether it was granted."""
 
+    def train(self, run: str, bags: Sequence[str]) -> Future[tuple[str, bool]]:
+        """Ask the learner for a run's next iteration → likewise, once it has begun."""
+
+    def cancel_training(self) -> Future[tuple[str, bool]]: ...
+
+    def decide(self, checkpoint: str, accept: bool, who: str) -> Future[tuple[str, bool]]:
+        """Give the learner a person's word on the checkpoint that it withholds."""
+
+    def training_steps(self) -> Future[dict[str, int]]:
+        """Optimiser steps that the learner was told, by parameter."""
+
 
 class Viewer:
     """One open page: who it is, and what it has been sent."""
@@ -70,6 +83,7 @@ class Console:
     ) -> None:
         self.cell, self.door, self.machine, self.archive = cell, door, machine, archive
         self.control = Control(beat_s)
+        self.trainings = Trainings(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._viewers: dict[int, Viewer] = {}
         self._pictures: set[asyncio.Event] = set()
@@ -109,6 +123,7 @@ class Console:
                 "advice": advice(snapshot) if snapshot else "",
                 "policy": feed.to_dict(now_s),
                 "control": self.control.to_dict(now_s),
+                "training": self.trainings.to_dict(),
                 "said": self.said,
             }
             self._state = json.dumps(state, separators=(",", ":"))
@@ -126,6 +141,7 @@ class Console:
             Route("/api/do/{action}", self.do, methods=["POST"]),
             Route("/api/control/{wish}", self.wish, methods=["POST"]),
             *recorded_routes(self),
+            *self.trainings.routes(),
             WebSocketRoute("/live", self.live),
             WebSocketRoute("/cameras", self.cameras),
             Mount("/", StaticFiles(directory=STATIC, html=True)),

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from recap_interfaces.msg import ActionChunk, ControlMode, Episode, ValueEstimate
+from recap_interfaces.msg import ActionChunk, ControlMode, Episode, LearnerState, ValueEstimate
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Bool
 
@@ -28,12 +28,13 @@ from recap_station.nodes.base import OK, Param, RecapNode, Status, run
 from recap_teleop.board import Board, wanted_topics
 from recap_teleop.console.archive import Archive
 from recap_teleop.console.control import BEAT_S, Holds
-from recap_teleop.console.feed import Feed, Policy
+from recap_teleop.console.feed import Feed, Policy, Withheld
 from recap_teleop.console.machine import Machine
 from recap_teleop.console.security import Door
 from recap_teleop.console.server import Console
 from recap_teleop.console.serving import Serving
 from recap_teleop.nodes.hearing import Calls, Hearing
+from recap_teleop.nodes.training import Learner
 from recap_teleop.requests import SERVICES, Request
 
 FETCH_HZ = 60.0
@@ -76,11 +77,12 @@ class ConsoleNode(RecapNode):
         cameras = [(camera.name, camera.rate_hz) for camera in station.cameras]
         wanted = wanted_topics(station.control_rate_hz, cameras)
         self.board = Board(os.environ.get("ROS_DOMAIN_ID", "0"), self.get_namespace(), wanted)
-        self._wishes: SimpleQueue[tuple[Request, Future[tuple[str, bool]]]] = SimpleQueue()
+        self._wishes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._fetches = 0
         self._mode = -1
         self._hearing = Hearing(self, self.board)
         self._calls = Calls(self, SERVICES, "operator")
+        self._learner = Learner(self, self._trained)
         self._holds = self.create_publisher(Bool, topics.CONSOLE_HOLDS, qos.EVENT)
         hear = self._hearing.hear
         hear(ControlMode, topics.CONTROL_MODE, self._on_mode, qos.LATCHED)
@@ -89,6 +91,7 @@ class ConsoleNode(RecapNode):
         hear(ActionChunk, topics.POLICY_CHUNK, self._on_chunk, qos.EVENT)
         hear(ValueEstimate, topics.VALUE, self._on_value, qos.EVENT)
         hear(Episode, topics.EPISODE, self._on_episode, qos.LATCHED)
+        hear(LearnerState, topics.LEARNER_STATE, self._on_learner, qos.LATCHED)
         for topic in (topics.POLICY_COMMAND, topics.TELEOP_COMMAND):
             self._hearing.watch(topic, topics.JOINT_STATE_TYPE)
         for index, camera in enumerate(station.camera_names):
@@ -111,12 +114,37 @@ class ConsoleNode(RecapNode):
 
     def shutdown(self) -> None:
         self.deactivate()
+        self._learner.destroy()
 
     def ask(self, request: Request) -> Future[tuple[str, bool]]:
         """From the web thread: call a service."""
-        future: Future[tuple[str, bool]] = Future()
-        self._wishes.put((request, future))
+        return self._wish(partial(self._call, request))
+
+    def train(self, run: str, bags: Sequence[str]) -> Future[tuple[str, bool]]:
+        """From the web thread: the learner's next iteration."""
+        return self._wish(partial(self._learner.start, run, bags))
+
+    def cancel_training(self) -> Future[tuple[str, bool]]:
+        return self._wish(self._learner.cancel)
+
+    def decide(self, checkpoint: str, accept: bool, who: str) -> Future[tuple[str, bool]]:
+        return self._wish(partial(self._learner.decide, checkpoint, accept, who))
+
+    def training_steps(self) -> Future[dict[str, int]]:
+        return self._wish(self._learner.steps)
+
+    def _wish(self, act: Callable[[Callable[..., None]], None]) -> Future[Any]:
+        """Have the thread of ROS do something; it gives the answer to the callable that it is handed."""
+        future: Future[Any] = Future()
+        self._wishes.put(partial(act, partial(_answer, future)))
         return future
+
+    def _call(self, request: Request, done: Callable[[str, bool], None]) -> None:
+        self.board.asked(request.service)
+        self._calls.ask(request, done)
+
+    def _trained(self, text: str, good: bool) -> None:
+        self.console.tell("learner", "train", text, good)
 
     def _about(self) -> dict[str, Any]:
         station, task = self.station, self.task
@@ -158,11 +186,9 @@ class ConsoleNode(RecapNode):
     def _take_wishes(self) -> None:
         while True:
             try:
-                request, future = self._wishes.get_nowait()
+                self._wishes.get_nowait()()
             except Empty:
                 return
-            self.board.asked(request.service)
-            self._calls.ask(request, partial(_answer, future))
 
     # --- what comes in ------------------------------------------------------------------------------
 
@@ -185,6 +211,9 @@ class ConsoleNode(RecapNode):
     def _on_value(self, message: ValueEstimate, at_s: float) -> None:
         self.feed.value(message.value, at_s)
 
+    def _on_learner(self, message: LearnerState, at_s: float) -> None:
+        self.feed.withheld = Withheld(message.withheld, tuple(message.reasons))
+
     def _on_episode(self, message: Episode, at_s: float) -> None:
         self.feed.began(message.id)
 
@@ -204,9 +233,9 @@ class ConsoleNode(RecapNode):
         yield Status("pages", OK, text, {"port": self.serving.port if self.serving else 0})
 
 
-def _answer(future: Future[tuple[str, bool]], text: str, good: bool) -> None:
+def _answer(future: Future[Any], *said: Any) -> None:
     if not future.cancelled():  # the page that asked may be closed
-        future.set_result((text, good))
+        future.set_result(said if len(said) > 1 else said[0])
 
 
 def main() -> None:

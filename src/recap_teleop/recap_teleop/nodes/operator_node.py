@@ -12,7 +12,7 @@ from sensor_msgs.msg import JointState, Joy
 from recap_station import topics
 from recap_station.nodes import qos
 from recap_station.nodes.base import OK, WARN, Param, RecapNode, Status, run, to_ns
-from recap_station.sim.cell import Truth
+from recap_station.sim.truth import Truth
 from recap_teleop.operator import Operator
 
 

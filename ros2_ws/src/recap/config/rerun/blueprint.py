@@ -28,7 +28,7 @@ def blueprint(station: str = "aloha") -> rrb.Blueprint:
     told = rrb.TextLogView(
         origin="/", contents=["/source", "/stage", "/outcome"], name="who commanded, stage"
     )
-    rows = rrb.Vertical(rrb.Horizontal(*cameras), *curves, told, row_shares=[3, 2, 1, 2, 1])
+    rows = rrb.Vertical(rrb.Horizontal(*cameras), *curves, told, row_shares=[3, 2, 1, 2, 2])
     return rrb.Blueprint(rows, collapse_panels=True)
 
 

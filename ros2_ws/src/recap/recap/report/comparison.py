@@ -6,11 +6,11 @@ from html import escape
 from itertools import pairwise
 
 from recap.report import evaluation_figures, page
-from recap.report.evaluations import Result, arms, conditions, sweep
 from recap.report.missing import Missing
 from recap.report.result import reset_remark
 from recap.report.run import Run
-from recap.report.style import BLUE, GREEN, GREY, VERMILLION
+from recap.report.style import GREEN, GREY, VERMILLION, method_color
+from recap.results import Result, arms, conditions, sweep
 from recap_learner.evaluation.evaluation import compare
 from recap_learner.evaluation.statistics import holm
 
@@ -30,7 +30,7 @@ def _arms(run: Run) -> str:
         raise Missing(
             "No other way to learn from the same data was evaluated (arms/METHOD/eval.json of an iteration)."
         )
-    colored = [(r.title, r.summary, BLUE if r.method == "recap" else r.color) for r in found]
+    colored = [(r.title, r.summary, method_color(r.method)) for r in found]
     return page.pair(
         page.picture(
             evaluation_figures.intervals(colored),

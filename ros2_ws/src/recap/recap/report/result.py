@@ -8,9 +8,10 @@ from html import escape
 from typing import Any
 
 from recap.report import evaluation_figures, figures, page
-from recap.report.evaluations import Result
 from recap.report.missing import Missing
 from recap.report.run import Run
+from recap.report.style import method_color
+from recap.results import Result
 from recap_learner.evaluation.evaluation import compare, verdict
 
 # Reasons that attempts end for, in words.
@@ -103,7 +104,7 @@ def _change(line: list[Result]) -> str:
 
 
 def _named(line: list[Result]) -> list[evaluation_figures.Named]:
-    return [(r.title, r.summary, r.color) for r in line]
+    return [(r.title, r.summary, method_color(r.method)) for r in line]
 
 
 def reset_remark(results: list[Result]) -> str:
@@ -137,7 +138,8 @@ def _not_held_out(r: Result) -> bool:
 
 def _durations(line: list[Result]) -> str:
     rows = [
-        (r.title, [(a.duration_s, a.success) for a in r.evaluation.attempts], r.color) for r in _ends(line)
+        (r.title, [(a.duration_s, a.success) for a in r.evaluation.attempts], method_color(r.method))
+        for r in _ends(line)
     ]
     return page.picture(
         evaluation_figures.durations(rows),
@@ -197,10 +199,12 @@ def _reasons(line: list[Result]) -> str:
             where = f", {kind['stage']}" if kind["stage"] else ""
             title = f"{r.title}: {REASONS.get(kind['reason'], kind['reason'])}{where}"
             text = f"{kind['count']} of {r.summary['attempts']}"
-            rows.append((title, kind["share"], r.color, text))
+            rows.append((title, kind["share"], method_color(r.method), text))
         if rest := sum(kind["count"] for kind in kinds[MOST_KINDS:]):
             share = rest / r.summary["attempts"]
-            rows.append((f"{r.title}: otherwise", share, r.color, f"{rest} of {r.summary['attempts']}"))
+            rows.append(
+                (f"{r.title}: otherwise", share, method_color(r.method), f"{rest} of {r.summary['attempts']}")
+            )
     if not rows:
         return "<h3>Why attempts failed</h3><p>No attempt of either policy failed.</p>"
     return page.picture(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from recap.report.evaluations import Result, find_results, main_line
 from recap.report.missing import Missing
+from recap.results import Result, find_results, main_line
 from recap_learner.data.episodes import SUFFIX, Episode, load_episode, read_images, read_info
 from recap_learner.data.judgements import read_judgements
 from recap_learner.data.store import judged

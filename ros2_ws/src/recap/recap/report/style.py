@@ -61,6 +61,11 @@ _SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue',
 _THEME = f"<style>svg{{{VARIABLES}}}@media(prefers-color-scheme:dark){{svg{{{DARK_VARIABLES}}}}}</style>"
 
 
+def method_color(method: str) -> str:
+    """What marks a way to draw a policy."""
+    return {"sft": GREY, "recap": BLUE}.get(method, SKY)
+
+
 def themed(text: str) -> str:
     """CSS with the colours that depend on the ground as variables."""
     for light, (name, _) in _DARK.items():

@@ -60,12 +60,12 @@ export function page(root, id, order) {
     const time = el("b.number"), play = el("button", { type: "button", id: "play", onclick: toggle }), speedy = el("button", { type: "button", onclick: faster });
     const verdict = el("div.card"), neighbours = order.length ? order : [id];
     let tick = 0, playing = true, speed = 1, before = performance.now(), carried = 0;
-    tracks.style.height = "210px";
+    tracks.style.height = "250px";
     root.append(el("div.attempt",
       el("div", el("div.film", ...films.map((film) => film.canvas)), range,
         el("div.filters", play, speedy, time, el("span.muted", say("legend"))), tracks, el("p.muted", say("keys_attempt")), a.damage ? el("p.bad", a.damage) : null),
       el("div", el("div.filters", el("button", { type: "button", onclick: back }, say("back")), el("button", { type: "button", onclick: () => step(-1) }, say("previous"), el("kbd", "p")), el("button", { type: "button", onclick: () => step(1) }, say("next"), el("kbd", "n"))),
-        el("h2", el("b", a.id)), el("p", `${a.prompt || a.task} · ${a.source} · ${a.checkpoint || "–"}`), verdict)));
+        el("h2", el("b", a.id)), el("p", { title: a.checkpoint }, `${a.prompt || a.task} · ${a.source} · ${a.checkpoint.split("/").slice(-2).join("/") || "–"}`), verdict)));
 
     function go(to) { tick = Math.max(0, Math.min(a.ticks - 1, Math.round(to))); films.forEach((film) => film.show(tick)); range.value = tick; put(time, `${(tick * a.step_s).toFixed(2)} / ${(a.ticks * a.step_s).toFixed(2)} s`); drawTracks(tracks, a, tick); }
     function toggle() { if (!playing && tick >= a.ticks - 1) go(0); playing = !playing; put(play, say(playing ? "pause" : "play")); }
@@ -104,7 +104,7 @@ export function page(root, id, order) {
           el("button", { type: "button", onclick: () => judge("undo") }, say("undo"), el("kbd", "u")),
           el("button", { type: "button", onclick: () => judge("failed", { tick }) }, say("failed_here"), el("kbd", "l"))),
         criteria.length ? el("h2", say("rubric")) : null,
-        ...criteria.map(([criterion, question], i) => el("div.filters", el("kbd", String(i + 1)), question, el("button", { type: "button", "aria-pressed": String(criterion in j.criteria), onclick: () => toggleCriterion(i) }, criterion in j.criteria ? say(j.criteria[criterion] ? "yes" : "no") : "–"))),
+        ...criteria.map(([criterion, question], i) => el("div.criterion", el("kbd", String(i + 1)), question, el("button", { type: "button", "aria-pressed": String(criterion in j.criteria), onclick: () => toggleCriterion(i) }, criterion in j.criteria ? say(j.criteria[criterion] ? "yes" : "no") : "–"))),
         el("div.filters", ...a.task_stages.map((stage) => el("button", { type: "button", onclick: () => judge("stage", { stage, tick }) }, say("stage_here", stage)))),
         el("h2", say("log")),
         el("div", { id: "log" }, ...[...j.log].reverse().filter((entry) => entry.kind !== "undo").map((entry) => el("div.muted",
@@ -134,7 +134,7 @@ export function page(root, id, order) {
 const LEFT = 44;
 function drawTracks(canvas, a, tick) {
   const { pen, width, height } = prepare(canvas);
-  const x = (t) => LEFT + (width - LEFT - 4) * t / a.ticks, top = 6, low = height - 62, y = (v) => top + (low - top) * -Math.max(-1, Math.min(0, v));
+  const x = (t) => LEFT + (width - LEFT - 4) * t / a.ticks, top = 6, low = height - (a.advantage ? 110 : 44), foot = low + (a.advantage ? 80 : 14), y = (v) => top + (low - top) * -Math.max(-1, Math.min(0, v));
   const band = (spans, color, from, to) => { pen.fillStyle = color; for (const [begin, end] of spans) pen.fillRect(x(begin), from, Math.max(1, x(end) - x(begin)), to - from); };
   band(a.held, "#dde1e5", top, low);
   band(a.corrections, "#e3cdec", top, low);
@@ -142,17 +142,34 @@ function drawTracks(canvas, a, tick) {
   for (const v of [0, -0.5, -1]) { pen.beginPath(); pen.moveTo(LEFT, y(v)); pen.lineTo(width, y(v)); pen.stroke(); pen.fillText(v.toFixed(1), 4, y(v) + 4); }
   if (a.value) drawValue(pen, a.value.map((v, i) => [i * a.step_s, v]).filter((point) => point[1] !== null), 1 / (2 * a.max_episode_s), (t) => x(t / a.step_s), y);
   else { pen.font = "14px system-ui, sans-serif"; pen.fillText(say("no_value"), LEFT + 10, (top + low) / 2); pen.font = "11px system-ui, sans-serif"; }
-  if (a.advantage) { // on a scale of its own, about the strip's middle
-    const most = Math.max(1e-6, ...a.advantage.filter((v) => v !== null).map(Math.abs));
-    pen.strokeStyle = COLORS.ink; pen.lineWidth = 1; pen.beginPath();
-    a.advantage.forEach((v, i) => { if (v !== null) pen.lineTo(x(i), low + 16 - 12 * v / most); });
-    pen.stroke();
-    pen.fillStyle = COLORS.muted; pen.fillText(say("advantage").slice(0, 6), 2, low + 19);
-  }
-  if (a.indicator) a.indicator.forEach((positive, i) => { pen.fillStyle = positive ? COLORS.green : COLORS.red; pen.fillRect(x(i), low + (positive ? 30 : 33), Math.max(1, x(i + 1) - x(i)), positive ? 8 : 5); });
+  pen.fillStyle = COLORS.muted;
+  pen.fillText(say("value"), LEFT + 4, top + 10);
+  if (a.advantage) drawAdvantage(pen, a.advantage, x, width, low + 6, low + 58);
+  if (a.indicator && a.advantage) for (const positive of [true, false]) band(spans(a.indicator, positive), positive ? COLORS.green : COLORS.red, low + (positive ? 62 : 68), low + 74);
   const stages = a.judgement.stages.length ? a.judgement.stages : a.stages;
   pen.fillStyle = COLORS.ink;
-  stages.forEach(([begin, stage], i) => { pen.fillRect(x(begin), low + 42, 1, 16); const next = stages[i + 1]?.[0] ?? a.ticks; if (x(next) - x(begin) > pen.measureText(stage).width + 6) pen.fillText(stage, x(begin) + 4, low + 54); });
+  stages.forEach(([begin, stage], i) => { pen.fillRect(x(begin), foot, 1, 18); const next = stages[i + 1]?.[0] ?? a.ticks; if (x(next) - x(begin) > pen.measureText(stage).width + 6) pen.fillText(stage, x(begin) + 4, foot + 14); });
   if (a.judgement.failed_tick !== null) { pen.fillStyle = COLORS.red; pen.fillRect(x(a.judgement.failed_tick) - 1, top, 3, low - top); pen.fillText("✗", x(a.judgement.failed_tick) + 4, top + 12); }
   pen.fillStyle = COLORS.ink; pen.fillRect(x(tick) - 1, top, 2, height - top);
+}
+
+function spans(flags, wanted) { // stretches in which a flag is `wanted`: [from, to)
+  const found = [];
+  flags.forEach((flag, i) => { if (Boolean(flag) !== wanted) return; const last = found[found.length - 1]; if (last?.[1] === i) last[1] = i + 1; else found.push([i, i + 1]); });
+  return found;
+}
+
+// On a scale of its own, which a few large ones (the end of an attempt) do not set: those are cut off.
+function drawAdvantage(pen, advantage, x, width, top, low) {
+  const sizes = advantage.filter((v) => v !== null).map(Math.abs).sort((a, b) => a - b), most = sizes[Math.floor(0.95 * (sizes.length - 1))] || 1e-6;
+  const middle = (top + low) / 2, y = (v) => middle - (low - top) / 2 * Math.max(-1, Math.min(1, v / most));
+  pen.strokeStyle = COLORS.line; pen.lineWidth = 1;
+  pen.beginPath(); pen.moveTo(LEFT, middle); pen.lineTo(width, middle); pen.stroke();
+  pen.strokeStyle = COLORS.ink; pen.lineWidth = 1.4;
+  pen.beginPath();
+  advantage.forEach((v, i) => { if (v !== null) pen.lineTo(x(i), y(v)); });
+  pen.stroke();
+  pen.fillStyle = COLORS.muted;
+  pen.fillText(`+${most.toPrecision(2)}`, 4, top + 8); pen.fillText(`−${most.toPrecision(2)}`, 4, low);
+  pen.fillText(say("advantage"), LEFT + 4, top + 8);
 }

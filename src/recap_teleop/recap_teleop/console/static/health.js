@@ -52,7 +52,7 @@ function streams(now) {
 
 export function page(root) {
   const computer = el("div.card", el("h2", say("computer")), el("div")), loop = el("div.card.wide", el("h2", say("loops")), el("div"));
-  const drop = el("div.card", el("h2", say("drops")), el("div")), stream = el("div.card.wide", el("div")), all = el("div.grid.wide");
+  const drop = el("div.card.twice", el("h2", say("drops")), el("div")), stream = el("div.card.wide", el("div")), all = el("div.grid.wide");
   root.append(el("div.grid", computer, drop, loop, stream, all));
   let closed = false;
   async function look() {

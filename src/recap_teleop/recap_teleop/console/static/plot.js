@@ -1,7 +1,7 @@
 // Small plots on canvases: 50 Hz signals, the value curve, and the tracks of a recorded attempt.
 
 export const COLORS = { ink: "#14181c", muted: "#55606a", line: "#c9d1d8", blue: "#0072b2", green: "#009e73", orange: "#e69f00", red: "#d55e00", purple: "#8a4f9e" };
-const LINES = ["#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#8c6d00", "#14181c", "#56b4e9", "#b0004e"];
+export const LINES = ["#0072b2", "#d55e00", "#009e73", "#8a4f9e", "#8c6d00", "#14181c", "#56b4e9", "#b0004e"];
 
 export function prepare(canvas) {
   const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
@@ -103,28 +103,51 @@ export function drawLiveValue(canvas, points, pace, begin, limit, now, nothing) 
   drawValue(pen, points.filter(([time]) => time >= begin), pace, x, y);
 }
 
-// Curves with an interval, for the Progress page. series: [{x: [], y: [], low: [], high: []}].
-export function drawSeries(canvas, series, labels, percent) {
-  const { pen, width, height } = prepare(canvas);
-  const all = series.flatMap((one) => [...one.y, ...(one.low || []), ...(one.high || [])]).filter((v) => v !== null && Number.isFinite(v));
-  if (!all.length || !width) return;
-  const low = percent ? 0 : Math.min(0, ...all), high = percent ? 1 : Math.max(...all) * 1.05 || 1;
-  const xs = series.flatMap((one) => one.x), x0 = Math.min(...xs), x1 = Math.max(...xs, x0 + 1e-9);
-  const left = 44, x = (v) => left + 12 + (width - left - 30) * (x1 > x0 + 1e-6 ? (v - x0) / (x1 - x0) : 0.5), y = (v) => height - 18 - (height - 26) * (v - low) / (high - low || 1);
+// Axes of the Progress page's pictures, from `low` to `high` → where a value lies.
+function axes(pen, width, height, low, high, share) {
+  const left = 44, y = (v) => height - 24 - (height - 34) * (v - low) / (high - low || 1);
   pen.strokeStyle = COLORS.line; pen.fillStyle = COLORS.muted; pen.lineWidth = 1;
   for (const v of [low, (low + high) / 2, high]) {
     pen.beginPath(); pen.moveTo(left, y(v)); pen.lineTo(width, y(v)); pen.stroke();
-    pen.fillText(percent ? `${Math.round(100 * v)} %` : v.toPrecision(3), 2, y(v) + 4);
+    pen.fillText(share ? `${Math.round(100 * v)} %` : Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3), 2, y(v) + 4);
   }
+  return { left, y };
+}
+
+// Values with their 95 % intervals. groups: [{points: [{x, y, low, high}], color, open}]; labels: of x = 0, 1, …
+export function drawIntervals(canvas, groups, labels, share) {
+  const { pen, width, height } = prepare(canvas);
+  const all = groups.flatMap((group) => group.points.flatMap((p) => [p.y, p.low, p.high])).filter(Number.isFinite);
+  if (!width) return;
+  const { left, y } = axes(pen, width, height, 0, share ? 1 : Math.max(1e-9, ...all) * 1.05 || 1, share);
+  const room = (width - left - 8) / labels.length, x = (k) => left + room * (k + 0.5);
   pen.textAlign = "center";
-  (labels || []).forEach((label, i) => pen.fillText(label, Math.min(x(i), width - pen.measureText(label).width / 2), height - 4));
+  const every = Math.ceil(labels.length * 26 / (width - left));
+  labels.forEach((label, k) => { if (k % every === 0) pen.fillText(label, x(k), height - 4); });
   pen.textAlign = "left";
-  series.forEach((one, k) => {
-    pen.strokeStyle = pen.fillStyle = LINES[k % LINES.length]; pen.lineWidth = 2;
+  pen.lineWidth = 2;
+  groups.forEach((group, g) => group.points.forEach((p) => {
+    const at = x(p.x) + (g - (groups.length - 1) / 2) * Math.min(14, room / 3);
+    pen.strokeStyle = pen.fillStyle = group.color;
+    if (Number.isFinite(p.low) && Number.isFinite(p.high)) for (const [x0, y0, x1, y1] of [[at, p.low, at, p.high], [at - 4, p.low, at + 4, p.low], [at - 4, p.high, at + 4, p.high]]) { pen.beginPath(); pen.moveTo(x0, y(y0)); pen.lineTo(x1, y(y1)); pen.stroke(); }
     pen.beginPath();
-    if (!labels) one.x.forEach((v, i) => { if (one.y[i] !== null) pen.lineTo(x(v), y(one.y[i])); }); // policies are joined by no line
+    if (group.open) { pen.moveTo(at, y(p.y) - 6); pen.lineTo(at + 5, y(p.y)); pen.lineTo(at, y(p.y) + 6); pen.lineTo(at - 5, y(p.y)); pen.closePath(); pen.fillStyle = "#fff"; pen.fill(); pen.stroke(); } else { pen.arc(at, y(p.y), 5, 0, 7); pen.fill(); }
+  }));
+}
+
+// Training curves. series: [{x: [], y: []}], in the colours of LINES.
+export function drawCurves(canvas, series) {
+  const { pen, width, height } = prepare(canvas);
+  const all = series.flatMap((one) => one.y).filter(Number.isFinite), xs = series.flatMap((one) => one.x);
+  if (!all.length || !width) return;
+  const { left, y } = axes(pen, width, height, Math.min(0, ...all), Math.max(...all) * 1.05 || 1, false);
+  const x0 = Math.min(...xs), x1 = Math.max(...xs), x = (v) => left + 2 + (width - left - 6) * (v - x0) / (x1 - x0 || 1);
+  pen.fillText(String(x0), left, height - 4);
+  pen.textAlign = "right"; pen.fillText(String(x1), width - 2, height - 4); pen.textAlign = "left";
+  series.forEach((one, k) => {
+    pen.strokeStyle = LINES[k % LINES.length]; pen.lineWidth = 1.8;
+    pen.beginPath();
+    one.x.forEach((v, i) => { if (Number.isFinite(one.y[i])) pen.lineTo(x(v), y(one.y[i])); });
     pen.stroke();
-    if (labels) one.x.forEach((v, i) => { if (one.y[i] !== null) { pen.beginPath(); pen.arc(x(v), y(one.y[i]), 4, 0, 7); pen.fill(); } });
-    if (one.low) one.x.forEach((v, i) => { if (one.low[i] !== null) { pen.beginPath(); pen.moveTo(x(v), y(one.low[i])); pen.lineTo(x(v), y(one.high[i])); pen.stroke(); } });
   });
 }

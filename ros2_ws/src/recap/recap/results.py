@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recap.report import style
 from recap_learner.evaluation.evaluation import Evaluation, EvaluationError, read_evaluation
 
 METHODS = {
@@ -59,10 +58,6 @@ class Result:
             if self.evaluation.stages
             else replace(self, evaluation=replace(self.evaluation, stages=stages))
         )
-
-    @property
-    def color(self) -> str:
-        return {"sft": style.GREY, "recap": style.BLUE}.get(self.method, style.SKY)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""`./recap study`: what is compared, a tiny study end to end, killed and gone on with, and its numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recap.cli import main
+from recap.study.figures import write_figures
+from recap.study.policies import POLICIES, Asked, Entry, chosen
+from recap.study.results import compare_policies, study_results, summarize_policy
+from recap.study.settings import study_settings
+from recap_learner.evaluation.evaluation import Attempt
+
+ARMS = "offline_rl_sft,recap_1"
+
+
+def command(folder: Path) -> list[str]:
+    words = ["--quick", "--seeds", "1", "--workers", "1", "--attempts", "3", "--arms", ARMS, "--json"]
+    words += ["--task", "handover_insert", "--run", str(folder)]
+    return [sys.executable, "-m", "recap", "study", *words]
+
+
+def test_a_study_killed_goes_on_and_ends_with_results(tmp_path):
+    folder = tmp_path / "handover_insert" / "state" / "quick"
+    manifest = folder / "seed_1" / "manifest.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    begun = subprocess.Popen(command(tmp_path), **quiet, start_new_session=True)
+    until = time.monotonic() + 400
+    while not manifest.exists() or "pretrain_value" not in json.loads(manifest.read_text())["stages"]:
+        assert begun.poll() is None and time.monotonic() < until, "ended before it could be killed"
+        time.sleep(0.1)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    before = json.loads(manifest.read_text())["stages"]
+
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=500)
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    stages = json.loads(manifest.read_text())["stages"]
+    for name in ("demonstrations", "pretrain_value"):
+        assert stages[name]["began"] == before[name]["began"]  # not made again
+    found = json.loads((folder / "handover_insert.json").read_text())
+    assert told["policies"] == found["policies"] and set(found["policies"]) == set(ARMS.split(","))
+    for policy in found["policies"].values():
+        assert policy["attempts"] == 3 and policy["training_seeds"] == [1]
+    assert found["start_states"] == [50_000, 50_003] and "study" in found["command"]
+    assert stages["iteration_01.rollouts"]["result"]["attempts"] == 8
+    assert (folder / "handover_insert.iterations.svg").read_text().startswith("<svg")
+
+
+def test_every_policy_starts_and_learns_as_the_paper_says():
+    trained = {name: e for name, e in POLICIES.items() if isinstance(e, Entry)}
+    assert {e.start for n, e in trained.items() if n.startswith("supervised")} == {"scratch"}
+    assert all(e.iteration == 2 for n, e in trained.items() if n in ("awr", "ppo", "filtered_bc", "bc_all"))
+    assert [n for n, e in trained.items() if e.own] == ["offline_rl_sft", "recap_1", "recap_2"]
+    assert all(e.of == "recap_2" for e in POLICIES.values() if isinstance(e, Asked))
+    assert chosen("", "images") == ["offline_rl_sft", "recap_1", "recap_2", "filtered_bc", "awr"]
+    assert chosen("all", "images") == list(POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--arms", "magic"], "no policy 'magic' in the study"),
+        (["--seeds", "0"], "--seeds: wanted numbers from 1 to 6, found '0'"),
+        (["--observation", "touch"], "observation is 'touch', wanted state or images"),
+    ],
+)
+def test_wrong_words_are_told(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "--task", "handover_insert", *words])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_no_start_state_is_used_twice():
+    how = study_settings("state")
+    used = set(range(40_000, 50_000 + how.attempts))  # of evaluations
+    for seed in range(7):
+        cell = how.cell(seed)
+        own = {*range(cell.first_demonstration, cell.first_demonstration + cell.demonstrations_count)}
+        own |= {*range(cell.first_rollout, cell.first_rollout + 2 * cell.rollouts)}
+        assert not own & used
+        used |= own
+    with pytest.raises(ValueError, match=r"training seed 7, wanted 0 \.\. 6"):
+        how.cell(7)
+
+
+def attempts(rate: float, seconds: float, rng: np.random.Generator) -> list[Attempt]:
+    won = rng.random(200) < rate
+    return [Attempt(50_000 + i, bool(w), "", seconds if w else 15.0, 0, 0.0) for i, w in enumerate(won)]
+
+
+def test_intervals_of_several_trainings_know_that_trainings_differ():
+    rng = np.random.default_rng(0)
+    alike = {seed: attempts(0.6, 8.0, rng) for seed in (1, 2, 3)}
+    unlike = {seed: attempts(rate, 8.0, rng) for seed, rate in ((1, 0.4), (2, 0.6), (3, 0.8))}
+
+    one, two = summarize_policy(alike), summarize_policy(unlike)
+
+    assert (
+        two["success_ci95"][1] - two["success_ci95"][0]
+        > 0.25
+        > one["success_ci95"][1] - one["success_ci95"][0]
+    )
+    assert one["success_ci95"][0] < one["success"] < one["success_ci95"][1]
+    assert one["throughput_ci95"][0] < one["throughput_per_hour"] < one["throughput_ci95"][1]
+    assert one["attempts"] == 600 and one["training_seeds"] == [1, 2, 3]
+
+
+def test_twice_as_fast_and_half_as_many_failures_are_seen(tmp_path):
+    rng = np.random.default_rng(1)
+    slow, fast = {1: attempts(0.5, 10.0, rng)}, {1: attempts(0.75, 5.0, rng)}
+
+    found = compare_policies(slow, fast)
+
+    assert 2.0 < found["throughput_ratio"] < 3.0 and 0.3 < found["failures_ratio"] < 0.7
+    assert found["throughput_ratio_ci95"][0] > 1.5 and found["success_difference_ci95"][0] > 0.1
+    results = study_results({"offline_rl_sft": slow, "recap_2": fast, "awr": {}}, {"task": "t"})
+    assert results["headline"] == found and "awr" not in results["policies"]
+    drawn = [file.name for file in write_figures(results, tmp_path, "t")]
+    assert drawn == ["t.policies.svg", "t.iterations.svg"]
