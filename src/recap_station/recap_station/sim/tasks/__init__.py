@@ -8,9 +8,19 @@ from recap_station.contract import ContractError, Task
 from recap_station.sim.task import SimTask
 from recap_station.sim.tasks.box import Box
 from recap_station.sim.tasks.espresso import Espresso
+from recap_station.sim.tasks.fold_diverse import FoldDiverse
+from recap_station.sim.tasks.fold_shirt import FoldShirt
+from recap_station.sim.tasks.fold_strict import FoldStrict
 from recap_station.sim.tasks.handover_insert import HandoverInsert
 
-TASKS: dict[str, type[SimTask]] = {"handover_insert": HandoverInsert, "espresso": Espresso, "box": Box}
+TASKS: dict[str, type[SimTask]] = {
+    "handover_insert": HandoverInsert,
+    "espresso": Espresso,
+    "box": Box,
+    "fold_shirt": FoldShirt,
+    "fold_strict": FoldStrict,
+    "fold_diverse": FoldDiverse,
+}
 
 
 def sim_task(task: Task) -> SimTask:
