@@ -85,7 +85,7 @@ def test_truth_tells_the_scene_and_its_memory(cell):
     seen, told = cell.scene(), TruthReader(STATION, TASK).read(cell.truth().qpos)
     assert told.state == seen.state and told.state["left"] == CAUGHT
     assert np.abs(seen.features() - told.features()).max() < 1e-12
-    assert seen.features().shape == (3 * len(cell.props.KEYPOINTS) + len(MEMORY) + len(FLAPS) + 2,)
+    assert seen.features().shape == (9 * len(cell.props.KEYPOINTS) + 12 + len(MEMORY) + len(FLAPS) + 2,)
 
 
 @pytest.mark.parametrize("height", [0.0, 0.15])
