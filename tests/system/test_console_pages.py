@@ -168,6 +168,7 @@ def test_every_button_does_to_the_cell_what_it_says(rig: ConsoleRig, page: Page)
     assert rig.watch.mode.mode == ControlMode.ESTOP
     page.click("#b-resume")
     rig.wait_for_mode(ControlMode.HOLD, "released")
+    page.wait("document.querySelector('.mode').dataset.mode === 'HOLD'")  # until then the button asks again
     page.click("#b-resume")
     rig.wait_for_mode(ControlMode.POLICY)
     page.click("#b-success")
