@@ -7,6 +7,8 @@ import numpy as np
 from recap_station.sim.cloth.mesh import LAYER, TRIANGLES, N, facing
 
 KEPT = 1.5  # layers: by how much the order that was there before outweighs present heights
+INWARD = 0.6  # of the way to the mean of its neighbours what is below a vertex is looked for, or edges and
+# creases that lie on each other would miss
 _TOUCHING = (TRIANGLES[None] == np.arange(N * N)[:, None, None]).any(axis=2)
 
 
@@ -31,6 +33,16 @@ class Layers:
         return layers
 
 
+def _neighbours() -> np.ndarray:
+    """(N * N, N * N): takes the mean of each vertex's neighbours along rows and columns."""
+    at = np.indices((N, N)).reshape(2, -1)
+    beside = (np.abs(at[:, :, None] - at[:, None]).sum(axis=0) == 1).astype(float)
+    return np.asarray(beside / beside.sum(axis=1, keepdims=True))
+
+
+_NEAR = _neighbours()
+
+
 def _count(points: np.ndarray) -> np.ndarray:
     """(N * N, 3) [m] → (N * N,): how many layers of triangles are below each."""
     layers = np.zeros(N * N, dtype=int)
@@ -39,7 +51,8 @@ def _count(points: np.ndarray) -> np.ndarray:
     ab, ac = b - a, c - a
     det = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
     safe = np.where(np.abs(det) > 1e-9, det, np.inf)  # seen on edge a triangle covers nothing
-    px, py = points[high, None, 0] - a[:, 0], points[high, None, 1] - a[:, 1]
+    probes = points[high] + INWARD * (_NEAR @ points - points)[high]
+    px, py = probes[:, None, 0] - a[:, 0], probes[:, None, 1] - a[:, 1]
     u = (px * ac[:, 1] - py * ac[:, 0]) / safe
     v = (py * ab[:, 0] - px * ab[:, 1]) / safe
     inside = (u > -1e-6) & (v > -1e-6) & (u + v < 1 + 1e-6) & np.isfinite(safe)

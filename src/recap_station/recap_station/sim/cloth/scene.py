@@ -14,7 +14,7 @@ MAT = np.array(
     [0.16, 0.20, 0.0]
 )  # where the folded cloth belongs: as far to the top right as both hands reach
 MAT_HALF = (0.13, 0.045)
-NEAT = 0.025  # what belongs together lies no farther apart in a neat fold, m
+NEAT = 0.030  # what belongs together lies no farther apart in a neat fold, m
 ON_MAT = 0.035  # of the cloth's middle from the mat's, m
 
 # By columns along the cloth's x and rows along its y, as it lies before it is folded.
@@ -45,7 +45,7 @@ class ClothScene(Scene):
 
     @property
     def flat(self) -> bool:
-        return bool(self.vertices[..., 2].max() < 0.03)
+        return bool(self.vertices[..., 2].max() < 0.04)
 
     @property
     def half_errors(self) -> np.ndarray:

@@ -27,7 +27,7 @@ CARRY_Z = (0.10, 0.06, 0.05)  # above the first fold, the second, the table
 PARK = np.array([-0.26, -0.06, 0.16]), np.array([0.26, -0.06, 0.16])
 INSIDE = 0.006  # from a corner towards the cloth's middle, where it is taken, m
 FOLD_PACE = 0.5  # a cloth that is swung round faster lies down askew
-UNNOTICED = 0.6  # of the mistakes of its kind, how many are made where nothing shows them yet
+UNNOTICED = 0.4  # of the mistakes of its kind, how many are made where nothing shows them yet
 
 COLUMN = (0, -1)  # of the vertices that a hand works
 
@@ -74,7 +74,7 @@ class ClothScript(ClothSteps):
         way = scene.right_way or "way" in self._believes
         halved = scene.halved or "half" in self._believes
         again = scene.quartered or "again" in self._believes
-        if scene.over and not (halved and way):
+        if scene.over and not (halved and way and again):
             self._unfold_again(scene)
         elif halved and not way:
             self._unfold_half(scene)
@@ -126,7 +126,7 @@ class ClothScript(ClothSteps):
         if not self._mistake(kind, self.style.misaligned):
             return np.zeros(3)
         angle = self._rng.uniform(-math.pi, math.pi)
-        far = self._rng.uniform(1.3 * NEAT, 2.0 * NEAT)
+        far = self._rng.uniform(1.4 * NEAT, 2.0 * NEAT)
         return far * np.array([math.cos(angle), math.sin(angle), 0.0])
 
     def _onto(self, arm: int, index: Index, goal: Where, z: float, part: float = 1.0) -> Where:
@@ -150,15 +150,18 @@ class ClothScript(ClothSteps):
         fold: str = "",
         top: bool = False,
         pace: float = FOLD_PACE,
+        crease: np.ndarray | None = None,
     ) -> None:
         """Take vertices, swing them over, lay them down at their goals. `fold`: what it then believes to
-        have done, if it went wrong without its noticing; `top`: take the uppermost layer only."""
+        have done, if it went wrong without its noticing; `top`: take the uppermost layer only; `crease`
+        (3,) [m]: from the goals to where the cloth shall bend, above which the way leads, else half way."""
         arms = tuple(moves)
         far = max(
             float(np.linalg.norm(goal(scene) - scene.vertices[i].reshape(-1, 3).mean(axis=0)))
             for i, goal in moves.values()
         )
-        high = min(high, 0.03 + 0.4 * far)
+        if crease is None:
+            high = min(high, 0.03 + 0.4 * far)
         early = self._mistake("release", self.style.early_release)
         short = self._rng.uniform(0.70, 0.85) if early else 1.0
         error = self._lay_error(fold) if fold else np.zeros(3)
@@ -175,7 +178,8 @@ class ClothScript(ClothSteps):
             return found
 
         def over(s: ClothScene) -> None:
-            self.bring(f"{about} over", spots(s, high, 0.5, np.zeros(3)), beyond, pace, near=0.1)
+            part, beside = (0.5, np.zeros(3)) if crease is None else (1.0, crease)
+            self.bring(f"{about} over", spots(s, high, part, beside), beyond, pace, near=0.1)
 
         def beyond(s: ClothScene) -> None:
             part = 1 - 2 * (1 - short)  # of what is left
@@ -202,10 +206,16 @@ class ClothScript(ClothSteps):
         misses = {arm: self._grip_error(scene, index) for arm, (index, _) in moves.items()}
         self.take(about, takes, over, misses)
 
-    def _row_over(self, row: int, onto: int, errors: np.ndarray) -> Moves:
-        """The ends of a row onto those of another; only the hand whose end is not there, if one is."""
-        wrong = [arm for arm in (0, 1) if errors[arm] > 0.7 * NEAT] or [0, 1]
-        return {arm: ((COLUMN[arm], row), _vertex(COLUMN[arm], onto)) for arm in wrong}
+    def _row_over(
+        self, about: str, scene: ClothScene, row: int, onto: int, high: float, fold: str, top: bool
+    ) -> None:
+        """The ends of a row onto those of another. An edge that lies short is not dragged there, which would
+        pull the whole cloth along, but swung anew round the right crease."""
+        moves: Moves = {arm: ((c, row), _vertex(c, onto)) for arm, c in enumerate(COLUMN)}
+        v, middle = scene.vertices, (row + onto % N) // 2
+        back = (v[:, middle] - v[:, onto]).mean(axis=0) * (1, 1, 0)
+        back *= abs(middle - onto % N) / (N - 1) * _length(scene) / max(float(np.linalg.norm(back)), 1e-3)
+        self._fold(about, scene, moves, high, fold, top, crease=back)
 
     def _fold_half(self, scene: ClothScene, held: int | None = None) -> None:
         """The near edge over to the far one, or the other way round if the print wants it; the row `held` if
@@ -220,17 +230,16 @@ class ClothScript(ClothSteps):
                 near_moves = not near_moves
                 self._believes.add("way")
         row, onto = (0, -1) if near_moves else (-1, 0)
-        moves = self._row_over(row, onto, scene.half_errors)
         about = "near edge" if near_moves else "far edge"
         lies_on_itself = bool(scene.half_errors.min() < 0.9 * _length(scene))
-        self._fold(about, scene, moves, CARRY_Z[0], "half", top=lies_on_itself)
+        self._row_over(about, scene, row, onto, CARRY_Z[0], "half", top=lies_on_itself)
 
     def _fold_again(self, scene: ClothScene) -> None:
-        moves = self._row_over(MID, -1, scene.again_errors)
-        self._fold("middle", scene, moves, CARRY_Z[1], "again", top=scene.over)
+        lies_on_itself = bool(scene.again_errors.min() < 0.35 * _length(scene))
+        self._row_over("middle", scene, MID, -1, CARRY_Z[1], "again", top=lies_on_itself)
 
     def _unfold_again(self, scene: ClothScene) -> None:
-        """The middle back to where it was: what lies inside must be folded again."""
+        """The middle back to where it was: this fold is askew, or what lies inside must be folded again."""
         self._believes.clear()
         v = scene.vertices
         back = v[:, [MID // 2, -1 - MID // 2]].mean(axis=(0, 1)) - v[:, -1].mean(axis=0)
