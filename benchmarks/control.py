@@ -243,7 +243,8 @@ def main() -> int:
         time.sleep(2.0)  # what had piled up is through
         result = soak(graph, 60.0 * given.minutes, bags, np.random.default_rng(given.seed))
     held = result["missed_ticks"] == 0 and result["rss_growth_mb"] < GOAL_GROWTH_MB
-    print(json.dumps({**result, "held": held and not result["interrupted"]}))
+    held &= not result["interrupted"]
+    print(json.dumps({**result, "held": held}))
     return 0 if held else 1
 
 
