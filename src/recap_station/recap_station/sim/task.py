@@ -8,6 +8,7 @@ keypoints (`vision.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +63,23 @@ class Scene:
         yaws, gaps = np.array(self.tip_yaws), np.array(self.gaps) / OPENING_M
         hands = np.concatenate([tips.ravel() / REACH_M, np.cos(yaws), np.sin(yaws), gaps])
         return np.concatenate([placed.ravel(), hands, np.array(self.facts())]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing where it is. pos: (3,) m; rotation: (3, 3), columns are its axes."""
+
+    pos: np.ndarray
+    rotation: np.ndarray
+
+    @property
+    def yaw(self) -> float:
+        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
+
+    @property
+    def upright(self) -> float:
+        """Cosine of its tilt."""
+        return float(self.rotation[2, 2])
 
 
 class Signs:

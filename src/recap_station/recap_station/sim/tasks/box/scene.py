@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recap_station.sim.arms import PAD_Z
-from recap_station.sim.task import Scene
+from recap_station.sim.task import Placed, Scene
 
 THIN = 0.002  # half thickness of base and flaps
 HALF_X, HALF_Y = 0.056, 0.068  # of the base: an open gripper fits between the walls
@@ -69,21 +69,7 @@ FRONT = 2
 
 
 @dataclass(frozen=True)
-class Thing:
-    """rotation: (3, 3), columns are its axes."""
-
-    pos: np.ndarray
-    rotation: np.ndarray
-
-    @property
-    def yaw(self) -> float:
-        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
-
-    @property
-    def upright(self) -> float:
-        """Cosine of its tilt."""
-        return float(self.rotation[2, 2])
-
+class Thing(Placed):
     def at(self, x: float, y: float, z: float) -> np.ndarray:
         """A point of its own frame in the world."""
         return self.pos + self.rotation @ np.array([x, y, z])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recap_station.sim.task import Scene
+from recap_station.sim.task import Placed, Scene
 
 HALF = 0.016  # half height of basket and cup, half width of the handles
 BASKET = 0.030  # half width outside
@@ -35,24 +35,12 @@ TOO_MUCH_SPILLED = 0.3
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A basket with a handle. rotation: (3, 3), columns are its axes."""
-
-    pos: np.ndarray
-    rotation: np.ndarray
+class Thing(Placed):
+    """A basket with a handle."""
 
     @property
     def axis(self) -> np.ndarray:
         return self.rotation[:, 0]
-
-    @property
-    def yaw(self) -> float:
-        return math.atan2(self.rotation[1, 0], self.rotation[0, 0])
-
-    @property
-    def upright(self) -> float:
-        """Cosine of its tilt."""
-        return float(self.rotation[2, 2])
 
     @property
     def grasp(self) -> np.ndarray:
