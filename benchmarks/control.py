@@ -10,6 +10,9 @@ unless a checkpoint is given. Rate and periods are what a subscriber of `joint_c
 is the largest growth of a process's resident memory between the end of the first minute (of the first fifth
 of a shorter run) and the end, `rss_growth_by_process_mb` that of each. Exit 0 with no tick missed and less
 than 20 MB. Interrupted, it prints what it measured until then, and exits with 1.
+
+`stalls` are moments at which a core did nothing for anybody for 5 ms and more (stalls.py): of the missed
+ticks, `missed_in_stalls` were counted within 2 s of one. They are missed all the same; what is left is ours.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from rclpy.node import Node
 from recap_interfaces.msg import ActionChunk, Episode
 from recap_interfaces.srv import EndEpisode, StartEpisode
 from sensor_msgs.msg import JointState, Joy
+from stalls import Stalls, excused, summary
 
 from recap_station import topics
 from recap_station.bags import BagReader
@@ -48,6 +52,7 @@ GOAL_GROWTH_MB = 20.0
 ATTEMPT_S = (8.0, 14.0)  # within the task's time limit
 SAMPLE_S = 5.0
 WAIT_S = 60.0
+COUNTED_WITHIN_S = 2.0  # a tick is missed, and told of once a second
 LOOPS = ("station", "arbiter", "policy")  # at 50 Hz
 NODES = ("station", "arbiter", "episode", "recorder", "learner", "policy")
 PACKAGE = {"station": "recap_station", "policy": "recap_policy", "learner": "recap_learner"}
@@ -61,6 +66,7 @@ class Person(Node):
         self.arrived = array("q")  # ns
         self.by_source: dict[str, int] = defaultdict(int)
         self.missed: dict[str, int] = {}
+        self.missed_at: list[float] = []  # when each missed tick was told of, time.monotonic
         self.spoken: set[str] = set()  # nodes heard of in /diagnostics
         self.loaded = False  # the policy
         self.chunks = 0
@@ -91,7 +97,10 @@ class Person(Node):
             self.loaded |= status.name == "policy: checkpoint" and status.level == OK
             if status.name.endswith(": loop") and status.hardware_id in LOOPS:
                 values = {value.key: value.value for value in status.values}
-                self.missed[status.hardware_id] = int(float(values["missed"]))
+                count = int(float(values["missed"]))
+                more = count - self.missed.get(status.hardware_id, count)
+                self.missed_at += [time.monotonic()] * more
+                self.missed[status.hardware_id] = count
 
     def _press(self) -> None:
         message = Joy(buttons=[int(self.pressed)])
@@ -163,10 +172,13 @@ def attempt(graph: Graph, rng: np.random.Generator, memory: Memory, until_s: flo
     return presses
 
 
-def soak(graph: Graph, seconds: float, bags: Path, rng: np.random.Generator) -> dict[str, Any]:
+def soak(
+    graph: Graph, seconds: float, bags: Path, rng: np.random.Generator, stalls: Stalls
+) -> dict[str, Any]:
     person: Person = graph.world
     memory = Memory(graph)
     begin_s = time.monotonic()
+    stalls.seen()  # those of the start
     end_s, warm_s = begin_s + seconds, begin_s + min(60.0, seconds / 5)
     before, chunks = dict(person.missed), person.chunks
     first, sources = len(person.arrived), dict(person.by_source)
@@ -190,6 +202,8 @@ def soak(graph: Graph, seconds: float, bags: Path, rng: np.random.Generator) -> 
     arrived = np.array(person.arrived[first:])
     time.sleep(1.5)  # the diagnostics that count the last ticks
     missed = {node: count - before.get(node, 0) for node, count in sorted(person.missed.items())}
+    told_at = [moment for moment in person.missed_at if moment > begin_s]
+    stood = stalls.seen()
     period_ms = np.diff(arrived) / 1e6
     growth = memory.growth(warm_s)
     return {
@@ -200,6 +214,8 @@ def soak(graph: Graph, seconds: float, bags: Path, rng: np.random.Generator) -> 
         "period_max_ms": round(float(period_ms.max()), 2),
         "missed_ticks": sum(missed.values()),
         "missed_by_node": missed,
+        "missed_in_stalls": excused(told_at, stood, COUNTED_WITHIN_S),
+        **summary(stood),
         "rss_growth_mb": max(growth.values(), default=0.0),
         "rss_growth_by_process_mb": growth,
         "ticks": len(arrived),
@@ -227,7 +243,7 @@ def main() -> int:
     if given.minutes <= 0:
         parser.error(f"--minutes: wanted more than 0, found {given.minutes:g}")
     end_on_signals()
-    with tempfile.TemporaryDirectory() as name, Graph(Path(name), Person) as graph:
+    with Stalls() as stalls, tempfile.TemporaryDirectory() as name, Graph(Path(name), Person) as graph:
         person: Person = graph.world
         bags = Path(name) / "bags"
         checkpoint = given.checkpoint or untrained_policy(Path(name) / "policy")
@@ -241,7 +257,7 @@ def main() -> int:
         gc.freeze()
         claim_realtime(10)  # as a real robot's driver, who listens in earnest
         time.sleep(2.0)  # what had piled up is through
-        result = soak(graph, 60.0 * given.minutes, bags, np.random.default_rng(given.seed))
+        result = soak(graph, 60.0 * given.minutes, bags, np.random.default_rng(given.seed), stalls)
     held = result["missed_ticks"] == 0 and result["rss_growth_mb"] < GOAL_GROWTH_MB
     held &= not result["interrupted"]
     print(json.dumps({**result, "held": held}))

@@ -230,13 +230,13 @@ def test_training_reads_three_in_ten_examples_without_the_indicator_and_sampling
 
 
 def test_tiny_reads_no_more_tokens_than_before() -> None:
-    """Six of the images, one of the state, cue, words and end of task and sub-task, two of the indicator."""
+    """Six of the images, one of the state, cue, line and end of task and sub-task, two of the indicator."""
     batch = _batch(2)
     model = _model(batch)
     lengths: list[int] = []
     model.backbone.register_forward_hook(lambda _m, inputs, _o: lengths.append(inputs[0].shape[1]))
     model.sample(batch.image_features, batch.state, batch.prompt, subtask=["reach"] * 2)
-    assert lengths == [6 + 1 + (1 + 3 + 1) + (1 + 1 + 1) + 2]
+    assert lengths == [6 + 1 + (1 + 1 + 1) + (1 + 1 + 1) + 2]
 
 
 def test_recomputing_activations_changes_no_gradient() -> None:

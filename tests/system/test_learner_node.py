@@ -27,6 +27,8 @@ from rclpy.node import Node
 from recap_interfaces.msg import LearnerState, TrainingCurve
 from recap_interfaces.srv import DecideCheckpoint, LoadPolicy, StartTraining
 
+from recap_learner.evaluation.evaluation import read_evaluation
+from recap_policy.description import read
 from recap_station import topics
 from recap_station.nodes import qos
 
@@ -152,6 +154,31 @@ def test_a_bad_checkpoint_waits_for_a_word_and_a_good_one_is_offered(graph: Grap
     good = str(folder / "run" / "iteration_02" / "policy")
     graph.wait(lambda: onlooker.state.offered == good, LIMIT_S, "the good one is offered")
     assert onlooker.asked == [bad, good] and not onlooker.state.withheld
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_policies_are_tried_on_the_same_start_states_before_an_offer(
+    graph: Graph, tmp_path: Path
+) -> None:
+    """The new one and the one in use, in the simulated cell; neither can do anything, hence none is worse."""
+    onlooker = graph.world
+    task = learner_rig.make_task(tmp_path)
+    learner_rig.pretrain(tmp_path / "run", task)
+    learner_rig.attempts(tmp_path / "bags", task, range(10, 20))
+    own = {"run": tmp_path / "run", "bag_dir": tmp_path / "bags", "task": task, "use_sim": True}
+    first = tmp_path / "run/iteration_00/policy"
+    learner(graph, **own, checkpoint=first, evaluations=3, value_steps=120, policy_steps=20, train_after=8)
+    policy = str(tmp_path / "run/iteration_01/policy")
+    graph.wait(lambda: onlooker.state.offered == policy or onlooker.state.withheld, LIMIT_S, "a verdict")
+
+    assert onlooker.state.offered == policy and not onlooker.state.reasons, onlooker.state.reasons
+    found = [read_evaluation(file) for file in sorted((tmp_path / "run/offers").glob("*.json"))]
+    assert {e.identity for e in found} == {read(first).identity, read(policy).identity}
+    assert [[a.seed for a in e.attempts] for e in found] == [[70_000, 70_001, 70_002]] * 2
+    events = [json.loads(line) for line in (tmp_path / "run/learner.jsonl").read_text().splitlines()]
+    [judged] = [event for event in events if event["event"] == "judged"]
+    assert any("success" in note for note in judged["notes"]), judged
 
 
 @pytest.mark.timeout(300)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from recap.cli import main
 from recap.study.figures import write_figures
 from recap.study.policies import POLICIES, Asked, Entry, chosen
+from recap.study.records import Record, RecordError, identity, read_records
 from recap.study.results import compare_policies, study_results, summarize_policy
 from recap.study.settings import study_settings
 from recap_learner.evaluation.evaluation import Attempt
@@ -129,3 +131,39 @@ def test_twice_as_fast_and_half_as_many_failures_are_seen(tmp_path):
     assert results["headline"] == found and "awr" not in results["policies"]
     drawn = [file.name for file in write_figures(results, tmp_path, "t")]
     assert drawn == ["t.policies.svg", "t.iterations.svg"]
+
+
+def test_training_seeds_of_other_machines_add_up(tmp_path):
+    rng, how = np.random.default_rng(2), study_settings("state")
+    first = Record(1, identity(how), {"commit": "a"}, {"awr": attempts(0.5, 10.0, rng)})
+    first.write(tmp_path)
+    Record(2, identity(how), {"commit": "b"}, {"awr": attempts(0.6, 10.0, rng)}).write(tmp_path)
+
+    again = first.with_policies({"ppo": attempts(0.4, 9.0, rng), "awr": attempts(0.9, 1.0, rng)[:50]})
+    again.write(tmp_path)
+
+    found = read_records(tmp_path)
+    assert list(found) == [1, 2] and found[2].about == {"commit": "b"}
+    assert set(found[1].policies) == {"awr", "ppo"}
+    assert found[1].policies["awr"] == list(first.policies["awr"])  # not given up for fewer attempts
+    summary = summarize_policy({seed: record.policies["awr"] for seed, record in found.items()})
+    assert summary["attempts"] == 400 and summary["training_seeds"] == [1, 2]
+
+
+def test_only_the_number_of_attempts_does_not_change_what_is_compared():
+    how = study_settings("state")
+    assert identity(how) == identity(replace(how, attempts=7)) != identity(how.scaled(0.5))
+
+
+def test_results_of_other_settings_are_not_lost(tmp_path, capsys):
+    kept = tmp_path / "attempts" / "handover_insert"
+    Record(1, "other", {}, {}).write(kept)
+    words = ["study", "--task", "handover_insert", "--out", str(tmp_path), "--run", str(tmp_path / "run")]
+
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--seeds", "1,2"])
+
+    assert ended.value.code == 2 and "seed_1.json is of settings other" in capsys.readouterr().err
+    (kept / "seed_1.json").write_text("{}")
+    with pytest.raises(RecordError, match="not a record of a training seed"):
+        read_records(kept)

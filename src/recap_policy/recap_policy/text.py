@@ -194,8 +194,8 @@ class GemmaTokenizer:
 
 
 class TinyTokenizer:
-    """Bytes, plus one token for each of `words` (pieces with their leading space, as in sentence-piece), for
-    each cue, state bin and FAST code (tokens.py)."""
+    """Bytes, plus one token for each of `words` (pieces with their leading space, as in sentence-piece, or
+    whole lines), for each cue, state bin and FAST code (tokens.py)."""
 
     pad, newline, end = tokens.PAD, tokens.NEWLINE, tokens.END
     begin: Ids = ()
@@ -212,13 +212,17 @@ class TinyTokenizer:
 
     @staticmethod
     def fit(texts: Iterable[str], word_slots: int = 128, action_codes: int = 0) -> TinyTokenizer:
-        """Give the `word_slots` most frequent words of `texts` a token of their own."""
+        """Give the `word_slots` most frequent words of `texts` a token of their own, and where slots are left
+        the texts themselves: what a small model reads and writes all the time, the same few prompts and
+        sub-tasks, is then two thirds shorter."""
+        texts = list(texts)
+        lines = sorted({text for text in texts if len(_PIECE.findall(text)) > 1})
         counts = Counter(piece for text in texts for piece in _PIECE.findall(text))
         ranked = [word for word, _ in sorted(counts.items(), key=lambda c: (-c[1], c[0]))]
-        return TinyTokenizer(ranked[:word_slots], word_slots, action_codes)
+        return TinyTokenizer([*ranked, *lines][:word_slots], word_slots, action_codes)
 
     def encode(self, text: str) -> Ids:
-        """Words without a token are spelt in bytes."""
+        """A line that has a token is that; words without one are spelt in bytes."""
         return self._cached(text)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -262,6 +266,8 @@ class TinyTokenizer:
         return np.where((codes >= 0) & (codes < self.action_codes), codes, -1)
 
     def _encode(self, text: str) -> Ids:
+        if text in self._id:
+            return (self._id[text],)
         ids: list[int] = []
         for piece in _PIECE.findall(text):
             if piece in self._id:

@@ -15,6 +15,7 @@ import typer
 from recap.output import Json, console
 
 if TYPE_CHECKING:
+    from recap.study.records import Record
     from recap.study.settings import StudySettings
 
 _CHECKOUT = Path(__file__).resolve().parents[4]
@@ -78,6 +79,8 @@ def study(
     of = load_task(task).name
     home = run / of / observation / ("quick" if quick else "development" if development else "")
     where = home if development or quick else out
+    if where == out:
+        _check_kept(out / "attempts" / _name(of, observation), trainings, how)
     screen = console(as_json)
     results: dict[str, Any] = {}
     for count, seed in enumerate(trainings):
@@ -87,6 +90,24 @@ def study(
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps({"ok": True, "results": str(_file(where, of, observation)), **results}))
+
+
+def _check_kept(kept: Path, seeds: Sequence[int], how: StudySettings) -> None:
+    """Raises UsageError where a training seed was run with other settings: its attempts would be lost."""
+    from recap.bringup import UsageError
+    from recap.study.records import RecordError, identity, read_records
+
+    try:
+        known = read_records(kept)
+    except RecordError as error:
+        raise UsageError(f"study: {error}") from error
+    own = identity(how)
+    for seed in seeds:
+        if seed in known and known[seed].settings != own:
+            raise UsageError(
+                f"study: {kept}/seed_{seed}.json is of settings {known[seed].settings}, these are {own}: "
+                "wanted another --out, or that file removed"
+            )
 
 
 def _train(
@@ -117,23 +138,25 @@ def _collect(
     where: Path,
     observation: str,
 ) -> dict[str, Any]:
-    """Add up what there is of the training seeds, and write it."""
+    """Add up what there is of all training seeds that were ever run in this way, and write it."""
     from recap.stages import code_version
     from recap.study.figures import write_figures
+    from recap.study.policies import POLICIES
     from recap.study.results import study_results
-    from recap_learner.evaluation.evaluation import read_evaluation
     from recap_station.contract import load_task
     from recap_station.files import write_json
 
-    found: dict[str, dict[int, Any]] = {}
-    for name in names:
-        files = {seed: home / f"seed_{seed}" / "evaluations" / f"{name}.json" for seed in seeds}
-        found[name] = {s: read_evaluation(f).attempts for s, f in files.items() if f.is_file()}
     of, cell = load_task(task), how.cell(seeds[0])
+    kept = where / "attempts" / _name(of.name, observation)
+    records = _records(names, how, seeds, home, kept)
+    found = {
+        name: {seed: r.policies[name] for seed, r in records.items() if name in r.policies}
+        for name in POLICIES
+    }
     about = {
         "task": of.name,
         "observation": observation,
-        "command": "./recap " + shlex.join(sys.argv[1:]),
+        "command": _command(),
         "commit": code_version(_CHECKOUT),
         "start_states": [how.first_evaluation, how.first_evaluation + how.attempts],
         "scale": {
@@ -144,8 +167,7 @@ def _collect(
             "execute_steps": cell.execute_steps,
         },
         "settings": json.loads(json.dumps(asdict(how), default=str)),
-        "data": {str(seed): _data(home / f"seed_{seed}") for seed in seeds},
-        "seconds": {str(seed): _seconds(home / f"seed_{seed}") for seed in seeds},
+        "by_training_seed": {str(seed): dict(record.about) for seed, record in records.items()},
     }
     results = study_results(found, about)
     file = _file(where, of.name, observation)
@@ -154,8 +176,40 @@ def _collect(
     return results
 
 
+def _records(
+    names: Sequence[str], how: StudySettings, seeds: Sequence[int], home: Path, kept: Path
+) -> dict[int, Record]:
+    """Training seed → what became of it: what the runs have of `names`, and what was kept of other policies
+    and seeds, as far as it was run with the same settings."""
+    from recap.stages import code_version
+    from recap.study.records import Record, identity, read_records
+    from recap_learner.evaluation.evaluation import read_evaluation
+
+    own = identity(how)
+    known = {seed: record for seed, record in read_records(kept).items() if record.settings == own}
+    for seed in seeds:
+        folder = home / f"seed_{seed}"
+        files = {name: folder / "evaluations" / f"{name}.json" for name in names}
+        about = {"command": _command(), "commit": code_version(_CHECKOUT), "data": _data(folder)}
+        about["seconds"] = _seconds(folder)
+        before = known[seed].policies if seed in known else {}
+        known[seed] = Record(seed, own, about, before).with_policies(
+            {name: read_evaluation(file).attempts for name, file in files.items() if file.is_file()}
+        )
+        known[seed].write(kept)
+    return dict(sorted(known.items()))
+
+
+def _command() -> str:
+    return "./recap " + shlex.join(sys.argv[1:])
+
+
+def _name(task: str, observation: str) -> str:
+    return f"{task}.images" if observation == "images" else task
+
+
 def _file(folder: Path, task: str, observation: str) -> Path:
-    return folder / (f"{task}.images.json" if observation == "images" else f"{task}.json")
+    return folder / f"{_name(task, observation)}.json"
 
 
 def _stages(folder: Path) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def spread(
 # --- processes of this machine --------------------------------------------------------------------------
 
 
-def _in_processes(
-    job: Callable[[Any], Any], items: Sequence[Any], workers: int
-) -> Iterator[tuple[int, Any]]:
+def _in_processes(job: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     waiting, tries = deque(range(len(items))), Counter[int]()

@@ -33,7 +33,7 @@ def tensors(
     for name, parameter in trained:
         state = optimizer.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=parameter.device)  # as the fused AdamW wants it
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         found[f"weight.{name}"] = parameter.detach()

@@ -142,7 +142,7 @@ def fit(
     crew = spread.crew
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.95)
+        parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.95), fused=True
     )
     average = [p.detach().clone() for p in parameters] if schedule.average else []
     saves = Saves(workbench, crew)
