@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recap_policy.config import VLAConfig, vla_config
+from recap_policy.config import ConfigError, VLAConfig, vla_config
 from recap_policy.expert import Commitment
 from recap_policy.normalize import ActionCodec
 from recap_policy.rtc import GREATEST_WEIGHT, Inpainting, Pull, pull_weight, soft_mask
@@ -107,6 +107,19 @@ def test_guidance_of_one_is_the_conditioned_branch_and_of_zero_the_other() -> No
     torch.testing.assert_close(nearly, conditioned, atol=1e-5, rtol=1e-4)
     without = model.sample(*arguments, noise=noise, beta=0.0).actions
     torch.testing.assert_close(without, unconditioned, atol=1e-5, rtol=1e-4)
+
+
+def test_temperature_says_how_far_noise_spreads_the_chunks() -> None:
+    batch = _two_ways(2)
+    spread = {}
+    for temperature in (0.0, 0.3, 1.0):
+        model = _model("dct")
+        model.config = replace(model.config, temperature=temperature)
+        chunks = [model.sample(*_observation(batch), noise=_noise(model, 2, seed)).actions for seed in (1, 2)]
+        spread[temperature] = float((chunks[0] - chunks[1]).abs().mean())
+    assert spread[0.0] == 0.0 < spread[0.3] < spread[1.0]
+    with pytest.raises(ConfigError, match="temperature is -1"):
+        replace(model.config, temperature=-1)
 
 
 def test_sampling_never_drops_the_indicator() -> None:

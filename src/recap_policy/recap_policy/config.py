@@ -147,6 +147,9 @@ class VLAConfig:
     `committed`: of the commands that will be carried out before the chunk arrives, at most so many are told
     to the expert, which continues them (training-time RTC, arXiv 2512.05964; 0 to 10 there); 0: none. With
     "steps" they are clean tokens, as in the paper, with "dct" an embedding.
+    `temperature`: chunks begin at so many times the noise that the flow is trained from. What a small model
+    has learnt in minutes is wider than its data, and grippers that are neither open nor shut drop things;
+    below 1 it takes the middle of what it holds for possible (docs/learning.md has what that is worth).
     `max_text`, `max_subtask`, `max_actions`: tokens of a prompt (state in text, task and metadata), of a
     sub-task and of FAST at most, cues and ends counted (prompt.py).
     """
@@ -167,8 +170,11 @@ class VLAConfig:
     insulate: bool = False
     fast_weight: float = 1.0
     committed: int = 10
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ConfigError(f"{self.name}: temperature is {self.temperature}, wanted 0 or more")
         if self.action_basis == "steps" and self.action_tokens != self.horizon:
             raise ConfigError(
                 f"{self.name}: action_basis 'steps' wants action_tokens == horizon, "
@@ -293,6 +299,7 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         expert=ExpertConfig(width=96, mlp=192),
         prefix=replace(_TINY_PREFIX, cameras=1),
         action_tokens=8,
+        temperature=0.3,
     ),
     # The expert's share of the whole is about that of `pi06`.
     "small": VLAConfig(

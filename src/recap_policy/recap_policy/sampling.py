@@ -64,8 +64,8 @@ def sample(
     indicator: "positive", "negative" or "" (unconditioned). beta: guidance on the velocity,
     f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
     take instead of decoding them. guess: texts that are probably decoded, such as the last ones: where
-    right, all is read in one pass; the result is the same either way. noise: (B, T, dof) instead of
-    `generator`. camera_mask: (B, C) bool, as Batch's.
+    right, all is read in one pass; the result is the same either way. noise: (B, T, dof) of unit variance
+    instead of `generator`; the configuration's temperature is what is made of it. camera_mask: (B, C) bool, as Batch's.
 
     Real-time chunking, in two forms that both go with any beta, as both branches see them. committed:
     (B, n, dof) commands that the robot carries out from this observation on, whatever is sampled; told to an
@@ -89,7 +89,8 @@ def sample(
         if tuple(noise.shape) != wanted:
             raise InputError(f"noise is {tuple(noise.shape)}, wanted {wanted}")
         commitment, begin = _commitment(model, committed, state)
-        x = _denoise(model, context, seen, noise.to(state), commitment, begin, beta, steps, pull)
+        x = model.config.temperature * noise.to(state)
+        x = _denoise(model, context, seen, x, commitment, begin, beta, steps, pull)
         x = model.codec.clamp(x)
         actions = model.codec.decode(x if pull is None else pull.hold(x), state)
         decided = [] if inpainting is None else [inpainting.previous[:, : inpainting.frozen]]
