@@ -360,7 +360,8 @@ def test_bfloat16_weights_train_and_sample_near_float32(gemma: GemmaTokenizer) -
 def test_a_fresh_model_gets_the_tokenizer_of_its_table(gemma_file: Path) -> None:
     tiny, large = vla_config("tiny"), gemma_policy("small")
     words = make_tokenizer(tiny.backbone, tiny.prefix, ["insert the peg"])
-    assert isinstance(words, TinyTokenizer) and set(words.words) == {"insert", " the", " peg"}
+    assert isinstance(words, TinyTokenizer)
+    assert set(words.words) == {"insert", " the", " peg", "insert the peg"}
     assert isinstance(make_tokenizer(large.backbone, large.prefix, [], str(gemma_file)), GemmaTokenizer)
     with pytest.raises(TextError, match="no tokenizer given, wanted Gemma's"):
         make_tokenizer(large.backbone, large.prefix, ["insert the peg"])

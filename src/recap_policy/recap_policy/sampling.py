@@ -65,7 +65,8 @@ def sample(
     f = f_none + β (f_indicator - f_none); at 1 only the conditioned branch is computed. subtask: texts to
     take instead of decoding them. guess: texts that are probably decoded, such as the last ones: where
     right, all is read in one pass; the result is the same either way. noise: (B, T, dof) of unit variance
-    instead of `generator`; the configuration's temperature is what is made of it. camera_mask: (B, C) bool, as Batch's.
+    instead of `generator`; the configuration's temperature is what is made of it. camera_mask: (B, C) bool,
+    as Batch's.
 
     Real-time chunking, in two forms that both go with any beta, as both branches see them. committed:
     (B, n, dof) commands that the robot carries out from this observation on, whatever is sampled; told to an
