@@ -19,7 +19,7 @@ from recap.study.figures import write_figures
 from recap.study.policies import POLICIES, Asked, Entry, chosen
 from recap.study.records import Record, RecordError, identity, read_records
 from recap.study.results import compare_policies, study_results, summarize_policy
-from recap.study.settings import study_settings
+from recap.study.settings import changed, study_settings
 from recap_learner.evaluation.evaluation import Attempt
 
 ARMS = "offline_rl_sft,recap_1"
@@ -82,6 +82,19 @@ def test_wrong_words_are_told(words, said, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["study", "--task", "handover_insert", *words])
     assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_setting_is_changed_by_its_path():
+    how = changed(study_settings("state"), ["improvement.rule.positive_fraction=0.15", "rollouts=40"])
+    assert how.improvement.rule.positive_fraction == 0.15 and how.rollouts == 40
+    assert identity(how) != identity(study_settings("state"))
+    for word, said in (
+        ("improvement.rule.positive=1", "did you mean 'positive_fraction'"),
+        ("rollouts=many", "invalid literal"),
+        ("styles=1", "wanted a setting that is a number or a word"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            changed(how, [word])
 
 
 def test_no_start_state_is_used_twice():

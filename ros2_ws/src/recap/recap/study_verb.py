@@ -45,16 +45,22 @@ def study(
         bool, typer.Option("--development", help="Training seed 0, other start states, results in --run.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Every stage, too small to learn anything.")] = False,
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another setting, to develop by; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare RECAP to its baselines and to itself with parts left out: same data, same steps, same attempts.
 
     Policies: supervised_pi05, supervised_pi06, rl_pretrained, offline_rl_sft, recap_1, recap_2, awr, ppo,
     filtered_bc, clone_positive, bc_all, hg_dagger, recap_2_none, recap_2_negative, recap_2_beta_1.5 (2, 2.5),
-    recap_2_without_corrections, recap_2_autonomous, recap_2_threshold_10, recap_2_from_last (docs/study.md).
+    recap_2_without_corrections, recap_2_autonomous, recap_2_threshold_10 (40), recap_2_from_last
+    (docs/study.md).
 
     What is done is not done again; after Ctrl-C or kill -9 the same command goes on. Results are in
     <out>/<task>.json, of images in <task>.images.json, with figures beside them, as far as it has come.
+    Settings that --set may change stand under "settings" there, as improvement.rule.positive_fraction=0.2.
 
     Example: `./recap study --task handover_insert --arms recap_2,filtered_bc --seeds 1 --attempts 200`
     """
@@ -62,14 +68,14 @@ def study(
 
     from recap.bringup import UsageError
     from recap.study.policies import chosen
-    from recap.study.settings import DEVELOPMENT, DEVELOPMENT_SEED, study_settings
+    from recap.study.settings import DEVELOPMENT, DEVELOPMENT_SEED, changed, study_settings
     from recap.study.settings import quick as small
     from recap_station.contract import load_task
 
     try:
         names = chosen(arms, observation)
         how = replace(study_settings(observation), attempts=attempts)
-        how = small(how) if quick else how.scaled(scale)
+        how = changed(small(how) if quick else how.scaled(scale), other or ())
         trainings = [DEVELOPMENT_SEED] if development else _seeds(seeds)
     except ValueError as error:
         raise UsageError(f"study: {error}") from error

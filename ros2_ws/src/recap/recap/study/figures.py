@@ -28,6 +28,7 @@ _TITLES = {
     "recap_2_without_corrections": "without corrections",
     "recap_2_autonomous": "uncorrected attempts only",
     "recap_2_threshold_10": "10 % positive",
+    "recap_2_threshold_40": "40 % positive",
     "recap_2_from_last": "from the last iteration",
 }
 # Figure → policies; the first is the paper's 7 and 8, the second its 11.
@@ -37,6 +38,7 @@ _ROWS: dict[str, Sequence[str]] = {
     "asked": ("recap_2", "recap_2_none", "recap_2_negative"),
     "ablations": (
         "recap_2", "recap_2_without_corrections", "recap_2_autonomous", "recap_2_threshold_10",
+        "recap_2_threshold_40",
         "recap_2_from_last",
     ),
 }  # fmt: skip

@@ -65,6 +65,7 @@ def _entries() -> list[Entry | Asked]:
         Entry("recap_2_without_corrections", Recap(without="corrections"), last),
         Entry("recap_2_autonomous", Recap(without="corrected"), last),
         Entry("recap_2_threshold_10", arm("recap"), last, fraction=0.1),
+        Entry("recap_2_threshold_40", arm("recap"), last, fraction=0.4),
         Entry("recap_2_from_last", arm("recap"), last, start="last"),
     ]
 
