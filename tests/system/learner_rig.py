@@ -33,10 +33,11 @@ PERIOD_NS = 20_000_000
 FEW = Schedule(steps=20, batch=16, warmup=4)
 
 
-def make_task(folder: Path) -> Path:
-    """A task whose attempts take 3 s at most, so that returns spread over short bags."""
+def make_task(folder: Path, name: str = "quick") -> Path:
+    """A task whose attempts take 3 s at most, so that returns spread over short bags. name: of one that is
+    simulated, where policies shall be tried."""
     about = load_task("handover_insert").to_dict()
-    about |= {"name": "quick", "time_limit_s": 3.0, "max_episode_s": 3.0, "stages": list(about["stages"])}
+    about |= {"name": name, "time_limit_s": 3.0, "max_episode_s": 3.0, "stages": list(about["stages"])}
     path = folder / "quick.yaml"
     path.write_text(yaml.safe_dump(about))
     return path

@@ -163,7 +163,7 @@ def test_both_policies_are_tried_on_the_same_start_states_before_an_offer(
 ) -> None:
     """The new one and the one in use, in the simulated cell; neither can do anything, hence none is worse."""
     onlooker = graph.world
-    task = learner_rig.make_task(tmp_path)
+    task = learner_rig.make_task(tmp_path, "handover_insert")
     learner_rig.pretrain(tmp_path / "run", task)
     learner_rig.attempts(tmp_path / "bags", task, range(10, 20))
     own = {"run": tmp_path / "run", "bag_dir": tmp_path / "bags", "task": task, "use_sim": True}
