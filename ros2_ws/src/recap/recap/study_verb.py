@@ -86,7 +86,7 @@ def study(
     home = run / of / observation / ("quick" if quick else "development" if development else "")
     where = home if development or quick else out
     if where == out:
-        _check_kept(out / "attempts" / _name(of, observation), trainings, how)
+        _check_kept(out / "attempts" / _stem(of, observation), trainings, how)
     screen = console(as_json)
     results: dict[str, Any] = {}
     for count, seed in enumerate(trainings):
@@ -153,7 +153,7 @@ def _collect(
     from recap_station.files import write_json
 
     of, cell = load_task(task), how.cell(seeds[0])
-    kept = where / "attempts" / _name(of.name, observation)
+    kept = where / "attempts" / _stem(of.name, observation)
     records = _records(names, how, seeds, home, kept)
     found = {
         name: {seed: r.policies[name] for seed, r in records.items() if name in r.policies}
@@ -210,12 +210,12 @@ def _command() -> str:
     return "./recap " + shlex.join(sys.argv[1:])
 
 
-def _name(task: str, observation: str) -> str:
+def _stem(task: str, observation: str) -> str:
     return f"{task}.images" if observation == "images" else task
 
 
 def _file(folder: Path, task: str, observation: str) -> Path:
-    return folder / f"{_name(task, observation)}.json"
+    return folder / f"{_stem(task, observation)}.json"
 
 
 def _stages(folder: Path) -> dict[str, Any]:
