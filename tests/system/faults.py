@@ -3,7 +3,8 @@
     python -m faults --ros-args -p role:=policy|leader|relay|flood|clock [-p station:=…] [-p seed:=…]
 
 Used by the drills and by benchmarks; each runs as a process of its own. A fault is a std_msgs/String on
-`faults`: "<role> <fault> [argument]…"; "<role> none" ends it.
+`faults`: "<role> <fault> [argument]…"; "<role> none" ends it. It is said again on `faults/taken` by the part
+that took it: a fault that nobody heard of would pass for one that did no harm.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import STEADY, TICKING_PRIORITY, claim_realtime, message_type, to_time
 from recap_station.parent import end_with_starter
 
-FAULTS = "faults"
+FAULTS, TAKEN = "faults", "faults/taken"
 BEFORE = "cell/"  # in front of the names of what the relay hears; it passes it on under the plain names
 INFERENCE_S = 0.06  # how long the stand-in policy is silent after a flush
 CHUNK_S = 0.5  # between its chunks
@@ -47,13 +48,16 @@ class Part(Node):
         self.seed = int(self.declare_parameter("seed", 0).value)
         self.fault: list[str] = ["none"]
         self.role = role
+        self._taken = self.create_publisher(String, TAKEN, qos.EVENT)
         self.create_subscription(String, FAULTS, self._on_fault, qos.EVENT)
 
     def _on_fault(self, message: String) -> None:
         role, *fault = message.data.split()
         if role == self.role:
-            self.fault = fault
-            self.on_fault()
+            if fault != self.fault:  # it may be told again until it is heard
+                self.fault = fault
+                self.on_fault()
+            self._taken.publish(message)
 
     def on_fault(self) -> None:
         """Called when the fault has changed."""

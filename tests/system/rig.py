@@ -39,6 +39,7 @@ from recap_station.nodes import qos
 from recap_station.nodes.base import TICKING_PRIORITY, claim_realtime, to_ns
 from recap_teleop.arbiter import ArbiterSettings
 
+TOLD = 5  # times, of a fault, a second apart
 LIMIT_S = 40.0  # for what must come sooner or later, on a machine however busy
 BUSY = ArbiterSettings(policy_timeout_s=0.5, teleop_timeout_s=0.5, pedal_timeout_s=0.5, state_timeout_s=1.0)
 TASK = {"time_limit_s": 600.0, "max_episode_s": 600.0, "judge": "person"}
@@ -76,9 +77,11 @@ class Watch(Node):
         self.said: dict[str, tuple[float, str]] = {}  # part → when it last spoke, and what
         self.beyond = 0.0  # rad, of a measured joint beyond its limits
         self.faults = self.create_publisher(String, faults.FAULTS, qos.EVENT)
+        self.taken: dict[str, str] = {}  # role → the fault that it took last
         self._started = ("", 0)  # id and stamp of the attempt that ran last
         self.begin = self.create_client(StartEpisode, "start_episode")
         self.end = self.create_client(EndEpisode, "end_episode")
+        self.create_subscription(String, faults.TAKEN, self._on_taken, qos.EVENT)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.EVENT)
         self.create_subscription(JointState, topics.JOINT_COMMAND, self._on_command, qos.RECORD)
         self.create_subscription(JointState, topics.POLICY_COMMAND, self._on_wish, qos.COMMAND)
@@ -92,6 +95,9 @@ class Watch(Node):
         if stamp > self._started[1]:  # what was on its way when the attempt began is not of it
             self.running.setdefault(self._started[0], len(self.commands))
         self.commands.append(Heard(time.monotonic(), stamp, message.header.frame_id, positions))
+
+    def _on_taken(self, message: String) -> None:
+        self.taken[message.data.split()[0]] = message.data
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status[-1:]:
@@ -154,6 +160,8 @@ class Rig:
     ):
         self.settings, self.checkpoint, self.clock, self.folder = settings, checkpoint, clock, folder
         self.bags = folder / "bags"
+        real = {"policy"} if checkpoint else set()
+        self.stand_ins = faults.ROLES.keys() - real - (set() if clock else {"clock"})
         self.graph = Graph(folder, Watch)
         self.watch: Watch = self.graph.world
         self.foot = Foot()
@@ -216,8 +224,18 @@ class Rig:
                 start(part, "faults", role=part, **time_of_day if part != "clock" else {})
 
     def fault(self, text: str) -> None:
-        """To a stand-in: "<role> <fault> [argument]...", or "<role> none"."""
-        self.watch.faults.publish(String(data=text))
+        """To a stand-in: "<role> <fault> [argument]...", or "<role> none". Told until it is taken; a stand-in
+        that does not hear is killed and started again, and the drill has failed."""
+        role = text.split()[0]
+        self.watch.taken.pop(role, None)
+        for _ in range(TOLD):
+            self.watch.faults.publish(String(data=text))
+            with suppress(DrillError):
+                self.wait(lambda: self.watch.taken.get(role) == text, 1.0)
+                return
+        self.graph.kill(role)
+        self.start(role)
+        raise DrillError(f"{role} did not hear that it should {text!r}, told {TOLD} times")
 
     def signal(self, part: str, number: int) -> None:
         self.graph.processes[part].send_signal(number)
@@ -259,14 +277,15 @@ class Rig:
     def repair(self) -> None:
         """Everything runs, nothing is out of order: after a drill, however it ended."""
         self.press(False)
-        for role in faults.ROLES:
-            self.fault(f"{role} none")
         for part in PARTS:
             process = self.graph.processes.get(part)
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGCONT)
             else:
                 self.start(part)
+        for role in self.stand_ins:
+            with suppress(DrillError):  # it was started again then, and has no fault
+                self.fault(f"{role} none")
 
     def __enter__(self) -> Rig:
         claim_realtime(TICKING_PRIORITY)  # a listener that is kept from running misses commands
