@@ -33,8 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recap_policy.config import VLAConfig, vla_config
+from recap_policy.config import VLAConfig
 from recap_policy.rtc import Inpainting
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA
 

@@ -22,8 +22,9 @@ import torch
 from recap.attempt import Rollouts, run_attempt
 from recap.lockstep import in_lockstep
 from recap_policy.checkpoint import save_policy
-from recap_policy.config import ObjectConfig, vla_config
+from recap_policy.config import ObjectConfig
 from recap_policy.runtime import Policy
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 from recap_station.contract import Station, Task, load_station, load_task

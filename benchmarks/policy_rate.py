@@ -52,7 +52,7 @@ def untrained_policy(folder: Path) -> Path:
     import torch
 
     from recap_policy.checkpoint import save_policy
-    from recap_policy.config import vla_config
+    from recap_policy.sizes import vla_config
     from recap_policy.text import TinyTokenizer
     from recap_policy.vla import VLA, Batch
     from recap_station.contract import load_station

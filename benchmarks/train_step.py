@@ -44,8 +44,9 @@ import numpy as np
 import torch
 
 from recap_learner.training.training import Computation
-from recap_policy.config import VLAConfig, vla_config
+from recap_policy.config import VLAConfig
 from recap_policy.device import CHOICES, RuntimeConfig, resolve
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 

@@ -26,19 +26,20 @@ class Bandit:
     data: Judged
 
 
-def bandit(count: int = 4000) -> Bandit:
-    """Every action is an episode of one frame; a person corrected none and demonstrated the first half."""
+def bandit(count: int = 4000, corrected: bool = False) -> Bandit:
+    """Every action is an episode of one frame; a person demonstrated the first half, and corrected, where
+    `corrected`, the better actions of the others' first half."""
     rng = np.random.default_rng(0)
     better = rng.random(count) < BETTER
     actions = np.where(better, 0.5, -0.5) + rng.normal(0, 0.05, count)
-    reward = better.astype(np.float32)
+    reward, number = better.astype(np.float32), np.arange(count)
     data = Judged(
         advantage=reward - reward.mean(),
         positive=better,
         pretrained_positive=better,
-        correction=np.zeros(count, bool),
-        demonstration=np.arange(count) < count // 2,
-        episode=np.arange(count),
+        correction=better & corrected & (number >= count // 2) & (number < 3 * count // 4),
+        demonstration=number < count // 2,
+        episode=number,
         score=reward - 1,
         task=np.zeros(count, int),
     )

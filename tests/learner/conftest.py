@@ -11,7 +11,7 @@ import torch
 from recap_learner.data.episodes import Episode, EpisodeInfo
 from recap_learner.data.frames import Frames
 from recap_policy.checkpoint import save_vision, vision_identity
-from recap_policy.config import vla_config
+from recap_policy.sizes import vla_config
 from recap_policy.vision import VisionTower
 from recap_station.contract import load_station, load_task
 

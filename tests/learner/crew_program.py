@@ -23,7 +23,7 @@ from recap_learner.training.distributed import crew, join
 from recap_learner.training.policy_training import PolicyTraining, train_policy
 from recap_learner.training.training import Schedule
 from recap_learner.value.value_training import ValueTraining, train_value
-from recap_policy.config import VALUE_CONFIGS
+from recap_policy.sizes import VALUE_CONFIGS
 
 STEPS = 22
 DIES_AT = 20

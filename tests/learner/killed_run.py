@@ -34,7 +34,7 @@ from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.training import Schedule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import save_vision, vision_identity
-from recap_policy.config import vla_config
+from recap_policy.sizes import vla_config
 from recap_policy.vision import VisionTower
 from recap_station.contract import load_station, load_task
 

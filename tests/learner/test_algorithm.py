@@ -90,7 +90,7 @@ def test_the_threshold_of_an_iteration_is_of_its_own_rollouts(done) -> None:
     columns = {n: _labels(done[0] / f"iteration_0{n}" / "labels.parquet") for n in (1, 2)}
     for k, labels in columns.items():
         own = np.concatenate([i[~f] for name, (i, f) in labels.items() if name.startswith(f"a{k}")])
-        assert own.mean() == pytest.approx(0.4, abs=0.08)
+        assert own.mean() == pytest.approx(TINY.improvement.rule.positive_fraction, abs=0.06)
 
 
 def _labels(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -206,9 +206,25 @@ def test_a_batch_of_the_policy_has_its_share_of_what_is_new(frames, vision) -> N
     positive = (np.arange(len(frames)) % 2).astype(np.int8)
     device = torch.device("cpu")
     loss = PolicyLoss(model, frames, positive, how, device, fresh=new)
-    assert new[loss._pick(torch.Generator().manual_seed(0))].mean() == pytest.approx(0.75, abs=0.03)
+    assert new[loss._pick(torch.Generator().manual_seed(0))[0]].mean() == pytest.approx(0.75, abs=0.03)
     with pytest.raises(ValueError, match=r"a share of 0\.75 is to be fresh, wanted frames of both kinds"):
         PolicyLoss(model, frames, positive, how, device)
+
+
+def test_examples_without_an_indicator_are_drawn_from_all_data_alike(frames, vision) -> None:
+    from recap_learner.training.policy_training import PolicyLoss, _fresh
+
+    positive = np.arange(len(frames)) % 10 == 0
+    how = replace(POLICY, positive_share=0.75, schedule=replace(SHORT, batch=4000))
+    model = _fresh(frames, POLICY, vision, 0)
+    loss = PolicyLoss(model, frames, positive.astype(np.int8), how, torch.device("cpu"))
+
+    pick, dropped = loss._pick(torch.Generator().manual_seed(0))
+
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    kept = ~dropped.numpy()
+    assert positive[pick[kept]].mean() == pytest.approx(0.75, abs=0.03)
+    assert positive[pick[~kept]].mean() == pytest.approx(0.1, abs=0.03)
 
 
 def test_no_success_stops_with_a_line_and_no_failure_is_said(frames) -> None:
@@ -292,7 +308,7 @@ def test_training_names_the_samples_that_it_draws(frames, vision) -> None:
     model = _fresh(frames, POLICY, vision, 0)
     one = np.zeros(len(frames), np.int8)
     one[37] = 1  # drawn alone
-    how = replace(POLICY, positive_share=1.0)
+    how = replace(POLICY, positive_share=1.0, indicator_dropout=0.0)
     loss = PolicyLoss(model, frames, one, how, torch.device("cpu"))
     owner, tick = frames.episodes[frames.episode[37]].info.id, frames.tick[37]
     assert loss.name(torch.Generator().manual_seed(3), 5) == f"episode {owner}, tick {tick}"

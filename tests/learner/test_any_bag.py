@@ -15,6 +15,7 @@ import yaml
 from mcap.writer import CompressionType, Writer
 
 from recap_learner.data.bag_images import EpisodeImages
+from recap_learner.data.collect import _takes_turns
 from recap_learner.data.episodes import (
     Cell,
     ConversionError,
@@ -324,12 +325,29 @@ def test_a_clock_that_jumps_back_cuts_the_recording(tmp_path: Path) -> None:
     assert "times of receipt are used" in episode.info.damage
 
 
-def test_two_publishers_on_one_topic_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "speaks",
+    [lambda tick: True, lambda tick: tick % 4 == 0, lambda tick: tick % 12 < 5],
+    ids=["as often", "less often", "in bursts"],
+)
+def test_two_publishers_on_one_topic_are_told(tmp_path: Path, speaks: Callable[[int], bool]) -> None:
     def other(tick: int) -> list[Row]:
         now = at(tick + 0.5)
-        return [(*command(tick)[:2], now, joint_state(now, JOINTS, [-1.0, -1.0, -1.0]))]
+        said = (*command(tick)[:2], now, joint_state(now, JOINTS, [-1.0, -1.0, -1.0]))
+        return [said] if speaks(tick) else []
 
     assert "two publishers take turns on joint_command" in read(whole(other), tmp_path).info.damage
+
+
+def test_one_publisher_that_is_fast_noisy_or_errs_once_is_not_two() -> None:
+    rng, time_s = np.random.default_rng(0), np.arange(1000)[:, None] * 0.02
+    shaking = 0.5 * np.sin(2 * np.pi * 3.0 * time_s + np.arange(3))
+    noisy = np.sin(time_s + np.arange(3)) + rng.normal(scale=0.05, size=(1000, 3))
+    erring = np.sin(time_s + np.arange(3))
+    erring[[100, 500]] += 1.0
+    toggling = np.repeat(rng.random((40, 3)) < 0.5, 25, axis=0).astype(float)
+    for values in (shaking, noisy, erring, toggling):
+        assert not _takes_turns(values.astype(np.float32))
 
 
 def test_no_message_at_all_is_one_line(tmp_path: Path) -> None:

@@ -168,3 +168,24 @@ def test_ppo_goes_to_the_better_action_and_hardly_within_a_tiny_trust_region(clo
 
 def test_the_best_two_fifths_of_the_episodes_are_three_quarters_good() -> None:
     assert train(ARMS["clone_best"], bandit(), 500).better("") == pytest.approx(BETTER / 0.4, abs=0.07)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("supervised", ""), ("sft", "positive"), ("sft", "")])
+def test_learning_from_demonstrations_does_what_they_do_whatever_is_asked(name: str, asked: str) -> None:
+    assert train(ARMS[name], bandit(), 500).better(asked) == pytest.approx(BETTER, abs=0.08)
+
+
+def test_the_pretrained_policy_takes_the_better_action_when_asked() -> None:
+    assert train(ARMS["rl_pretrained"], bandit(), 500).better("positive") > 0.95
+
+
+def test_cloning_positive_frames_takes_the_better_action() -> None:
+    assert train(ARMS["clone_positive"], bandit(), 500).better("") > 0.95
+
+
+def test_hg_dagger_adds_corrections_to_demonstrations_and_nothing_else() -> None:
+    game = bandit(corrected=True)
+    kept = game.data.demonstration | game.data.correction
+    optimum = float(game.data.positive[kept].mean())
+    assert optimum > BETTER + 0.05
+    assert train(ARMS["hg_dagger"], game, 500).better("") == pytest.approx(optimum, abs=0.07)

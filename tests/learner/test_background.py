@@ -8,8 +8,11 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from recap_learner.background import Background, cores_for
+
+pytestmark = pytest.mark.alone
 
 COUNTING = ["-n", "1", "-r", "1", "sum(range(10**10))"]  # minutes of it
 

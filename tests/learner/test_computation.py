@@ -16,7 +16,7 @@ from recap_learner.training.policy_training import PolicyTraining, train_policy
 from recap_learner.training.training import Computation, Schedule
 from recap_learner.value.value_training import EarlyStop, ValueTraining, train_value
 from recap_policy.checkpoint import load_policy, read
-from recap_policy.config import value_config, vla_config
+from recap_policy.sizes import value_config, vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA, Batch

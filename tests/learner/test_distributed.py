@@ -20,7 +20,7 @@ from recap_learner.training.distributed import parts
 from recap_station.contract import ContractError
 
 PROGRAM = Path(__file__).with_name("crew_program.py")
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

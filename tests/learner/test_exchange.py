@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recap_learner.data.episodes import convert_bags, read_images
+from recap_learner.data.episodes import ConversionError, convert_bags, read_images
 from recap_learner.data.image_index import locate_images
 from recap_learner.data.inspection import inspect_store
 from recap_learner.data.store import Store
@@ -220,6 +220,60 @@ def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):
     )
     off = [np.abs(a.astype(float) - was[i]).mean() for a, i in zip(shown, before.image[camera], strict=True)]
     assert max(off) < 4.0
+
+
+def test_a_camera_that_was_absent_is_black_and_comes_back_absent(store, tmp_path):
+    pytest.importorskip("av")
+    camera, one = STATION.camera_names[1], store.load("attempt0")
+    store.remove("attempt1")
+    nothing = np.full(TICKS, -1, np.int32)
+    store.add(replace(one, image={**one.image, camera: nothing}))
+
+    export_lerobot(store, tmp_path / "dataset")
+    back = Store(tmp_path / "back")
+    import_lerobot(tmp_path / "dataset", back)
+
+    after = back.load("attempt0")
+    assert (after.image[camera] == -1).all() and (after.image[STATION.camera_names[0]] >= 0).all()
+    info = json.loads((tmp_path / "dataset/meta/info.json").read_text())
+    said = STATION.camera(camera)
+    assert info["features"][f"observation.images.{camera}"]["shape"] == [said.height, said.width, 3]
+
+
+def test_names_in_a_data_set_lead_nowhere_else(store, tmp_path):
+    pytest.importorskip("av")
+    export_lerobot(store, tmp_path / "dataset")
+    file = tmp_path / "dataset" / RECAP
+    whole, info = json.loads(file.read_text()), tmp_path / "dataset/meta/info.json"
+    for name in ("../../stolen", "/stolen", "a/b"):
+        file.write_text(json.dumps({**whole, "episodes": [{**e, "id": name} for e in whole["episodes"]]}))
+        with pytest.raises(ConversionError, match="wanted a name without '/'"):
+            import_lerobot(tmp_path / "dataset", Store(tmp_path / "deep" / "back"))
+    file.write_text(json.dumps(whole))
+    about = json.loads(info.read_text())
+    for name in ("data_path", "video_path"):
+        info.write_text(json.dumps({**about, name: "../elsewhere/" + about[name]}))
+        with pytest.raises(ExchangeError, match="is outside the data set"):
+            import_lerobot(tmp_path / "dataset", Store(tmp_path / "deep" / "back"))
+    assert not (tmp_path / "stolen").exists() and not list((tmp_path / "deep").rglob("*.parquet"))
+
+
+def test_a_killed_import_goes_on_and_another_episode_is_kept(store, tmp_path):
+    pytest.importorskip("av")
+    export_lerobot(store, tmp_path / "dataset")
+    back = Store(tmp_path / "back")
+    names = import_lerobot(tmp_path / "dataset", back)
+    back.remove("attempt1")  # as if killed when its bag was written and the episode was not
+    (tmp_path / "back/imported/attempt1/metadata.yaml").unlink()
+
+    assert import_lerobot(tmp_path / "dataset", back) == names == ["attempt0", "attempt1"]
+
+    assert not [f for f in inspect_store(back).findings if f.kind == "unreadable"]
+    mine = back.load("attempt0")
+    back.add(replace(mine, state=mine.state + 1))
+    with pytest.raises(FileExistsError, match="has another episode 'attempt0'"):
+        import_lerobot(tmp_path / "dataset", back)
+    np.testing.assert_array_equal(back.load("attempt0").state, mine.state + 1)
 
 
 def test_a_rerun_recording_holds_every_image_and_joint(store, tmp_path):

@@ -73,6 +73,13 @@ def test_a_clean_episode_has_no_finding(tmp_path):
     assert report.summary()["outcomes"] == {"success": 1}
 
 
+def test_what_a_recording_lost_is_a_finding(tmp_path):
+    store = store_of(tmp_path)
+    episode = store.load("attempt")
+    store.add(replace(episode, info=replace(episode.info, damage="2 chunks lost")))
+    assert found(store)["damage"] == "2 chunks lost"
+
+
 def test_an_episode_of_before_streams_were_kept_is_read_by_this_stacks_topics(tmp_path):
     store = store_of(tmp_path, pause=range(50, 90))
     episode = store.load("attempt")

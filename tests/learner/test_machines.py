@@ -26,6 +26,8 @@ from recap_station.bag_reader import BagReader
 sys.path.append(str(Path(__file__).parent))
 from attempt_bag import make_bag
 
+pytestmark = pytest.mark.alone
+
 
 def make_bags(folder: Path, count: int = 5) -> Path:
     for number in range(count):

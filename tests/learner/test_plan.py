@@ -26,8 +26,9 @@ from recap_learner.training.plan import (
     ways,
 )
 from recap_learner.training.training import Computation
-from recap_policy.config import ConfigError, VLAConfig, vla_config
+from recap_policy.config import ConfigError, VLAConfig
 from recap_policy.prompt import Kind
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 

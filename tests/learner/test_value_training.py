@@ -27,7 +27,7 @@ from recap_learner.value.value_file import load_values, save_values
 from recap_learner.value.value_inference import load_ensemble, outlook, per_tick
 from recap_learner.value.value_training import EarlyStop, ValueTraining, train_value
 from recap_policy.checkpoint import load_value, read, save_value
-from recap_policy.config import value_config
+from recap_policy.sizes import value_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_station.contract import load_station, load_task
@@ -259,6 +259,24 @@ def test_several_tasks_are_pretrained_together_and_one_is_fine_tuned(tmp_path) -
     rules = {TASK.name: LabelRule(positive_fraction=0.4), "stack": LabelRule(positive_fraction=0.1)}
     labels = make_labels(both, tmp_path / "round", rules, lambda info: True)
     assert set(labels["thresholds"]) == {TASK.name, "stack"}
+
+
+def test_the_prompt_alone_changes_the_value(tmp_path) -> None:
+    stack = replace(TASK, name="stack", prompt="stack the cups")
+    both = attempts(24, (TASK, stack))  # all of the first are lost, all of the second won
+    blind = replace(both, tokens=np.zeros_like(both.tokens))
+    train_value(blind, tmp_path / "value", None, replace(HOW, folds=1), 1, {})
+    models = load_ensemble(tmp_path / "value", STATION, blind.tower)
+
+    asked = {
+        task.name: replace(
+            blind, episodes=[replace(e, info=replace(e.info, task=task)) for e in blind.episodes]
+        )
+        for task in (TASK, stack)
+    }
+    value = {name: outlook(models, frames).value for name, frames in asked.items()}
+
+    assert np.median(value["stack"] - value[TASK.name]) > 0.3
 
 
 def test_a_value_of_another_normalizer_is_no_start(data, tmp_path) -> None:

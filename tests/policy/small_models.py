@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from recap_policy.config import BackboneConfig, VisionConfig, VLAConfig, vla_config
+from recap_policy.config import BackboneConfig, VisionConfig, VLAConfig
 from recap_policy.reference import Shape
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 
 VOCABULARY = 2000  # more than the small tokenizer's, as Gemma 3 4B's table has rows that no text has

@@ -11,8 +11,8 @@ import torch
 from small_models import gemma_backbone, gemma_policy, opened, siglip, tiny_policy
 from torch import Tensor
 
-from recap_policy.config import value_config
 from recap_policy.prefix import InputError, fill_slots
+from recap_policy.sizes import value_config
 from recap_policy.text import GemmaTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA, Batch

@@ -27,9 +27,10 @@ from recap_policy.checkpoint import (
     tower_identity,
     vision_identity,
 )
-from recap_policy.config import ConfigError, VLAConfig, value_config, vla_config
+from recap_policy.config import ConfigError, VLAConfig
 from recap_policy.interface import Sampling
 from recap_policy.runtime import ObservationError, Policy
+from recap_policy.sizes import value_config, vla_config
 from recap_policy.text import GemmaTokenizer, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
@@ -346,7 +347,7 @@ sys.path.insert(0, sys.argv[1])
 from test_checkpoint import STATION, _shape
 
 from recap_policy.checkpoint import load_policy, save_policy, tower_identity
-from recap_policy.config import vla_config
+from recap_policy.sizes import vla_config
 from recap_policy.text import GemmaTokenizer
 from recap_policy.vision import VisionTower
 from recap_policy.vla import VLA

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from recap_policy.backbone import prefix_mask, token_positions
-from recap_policy.config import vla_config
 from recap_policy.cuda_graphs import BUCKET, MOST_GRAPHS, StaticExpert, record_cuda_graph, record_eagerly
 from recap_policy.device import CHOICES, Placement, RuntimeConfig, place, resolve
 from recap_policy.rtc import Inpainting
 from recap_policy.sampling import Context, _commitment, _denoise
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError

@@ -19,11 +19,11 @@ import torch
 
 from recap_policy.checkpoint import save_policy
 from recap_policy.chunks import Chunk
-from recap_policy.config import vla_config
 from recap_policy.device import RuntimeConfig
 from recap_policy.inference import Failed, InferenceDied, InferenceProcess, Inferred, Loaded, Reply, WarmUp
 from recap_policy.interface import Sampling
 from recap_policy.shared import SLOT_BYTES, SLOTS, SharedSlots
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 from recap_policy.worker import warm_up
 from recap_station.contract import ContractError, load_station

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recap_policy.config import VLAConfig, vla_config
+from recap_policy.config import VLAConfig
 from recap_policy.latency import (
     DEVICES,
     PAPER_MS,
@@ -23,6 +23,7 @@ from recap_policy.latency import (
     table_flops,
     vision_flops,
 )
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/latency.md"

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from recap_policy.checkpoint import load_vision, save_vision, tower_identity
-from recap_policy.config import ObjectConfig, vla_config
+from recap_policy.config import ObjectConfig
 from recap_policy.objects import ObjectTower
 from recap_policy.prefix import InputError
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from recap_policy.chunks import Chunk, ChunkBuffer
-from recap_policy.config import value_config, vla_config
 from recap_policy.expert import draw_time, time_features
 from recap_policy.normalize import ActionCodec, StateNormalizer, dct_matrix
 from recap_policy.prompt import state_bins
+from recap_policy.sizes import value_config, vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vision import LocalizeHead, VisionTower

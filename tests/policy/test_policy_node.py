@@ -30,14 +30,16 @@ from recap_interfaces.srv import LoadPolicy  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 
 from recap_policy.checkpoint import read, save_policy  # noqa: E402
-from recap_policy.config import vla_config  # noqa: E402
 from recap_policy.nodes.policy_node import PolicyNode  # noqa: E402
 from recap_policy.runtime import Policy  # noqa: E402
+from recap_policy.sizes import vla_config  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402
 from recap_station import topics  # noqa: E402
 from recap_station.contract import ContractError, load_station  # noqa: E402
 from recap_station.nodes import qos  # noqa: E402
 from recap_station.nodes.base import WARN, to_ns, to_time  # noqa: E402
+
+pytestmark = pytest.mark.alone
 
 STATION = load_station("aloha")
 JPEG = cv2.imencode(".jpg", np.full((96, 96, 3), 128, np.uint8))[1].tobytes()

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from small_models import policy_of
 from torch import Tensor
 
-from recap_policy.config import value_config
 from recap_policy.pretrained import fill, load_backbone, load_gguf
 from recap_policy.reference import PretrainedError, places, shape_of
+from recap_policy.sizes import value_config
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 

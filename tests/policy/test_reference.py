@@ -16,9 +16,10 @@ import torch
 from small_models import policy_of
 from torch import Tensor, nn
 
-from recap_policy.config import GEMMA3_4B, GEMMA3_270M, SIGLIP_SO400M, VLAConfig
+from recap_policy.config import VLAConfig
 from recap_policy.pretrained import Pretrained, fill, load_backbone, load_gguf
 from recap_policy.reference import shape_of
+from recap_policy.sizes import GEMMA3_4B, GEMMA3_270M, SIGLIP_SO400M
 from recap_policy.vla import VLA
 
 pytestmark = pytest.mark.usefixtures("one_thread")

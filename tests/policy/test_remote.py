@@ -31,7 +31,6 @@ from websockets.sync.client import connect  # noqa: E402
 from websockets.sync.server import serve as listen  # noqa: E402
 
 from recap_policy.checkpoint import read, save_policy, save_value, tower_identity  # noqa: E402
-from recap_policy.config import value_config, vla_config  # noqa: E402
 from recap_policy.inference import Failed, InferenceProcess, Inferred, Loaded  # noqa: E402
 from recap_policy.interface import ObservationError, Sampling  # noqa: E402
 from recap_policy.layout import ActionError, Adapter, load_layout, resize_with_pad  # noqa: E402
@@ -39,6 +38,7 @@ from recap_policy.opening import open_policy  # noqa: E402
 from recap_policy.remote import RemoteError, RemotePolicy  # noqa: E402
 from recap_policy.runtime import Policy  # noqa: E402
 from recap_policy.serve import PolicyServer  # noqa: E402
+from recap_policy.sizes import value_config, vla_config  # noqa: E402
 from recap_policy.text import TinyTokenizer  # noqa: E402
 from recap_policy.value import ValueModel  # noqa: E402
 from recap_policy.vla import VLA  # noqa: E402

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from recap_policy.checkpoint import save_policy
 from recap_policy.chunks import Ahead
-from recap_policy.config import vla_config
 from recap_policy.interface import Sampling
 from recap_policy.runtime import Policy
 from recap_policy.sampling import Sample
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError, load_station
 

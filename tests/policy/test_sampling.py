@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recap_policy.config import ConfigError, VLAConfig, vla_config
+from recap_policy.config import ConfigError, VLAConfig
 from recap_policy.expert import Commitment
 from recap_policy.normalize import ActionCodec
 from recap_policy.rtc import GREATEST_WEIGHT, Inpainting, Pull, pull_weight, soft_mask
 from recap_policy.sampling import SubtaskMemory
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA, Batch
 

@@ -12,19 +12,12 @@ from small_models import gemma_backbone, gemma_policy, opened, siglip
 from torch import Tensor
 
 from recap_policy.backbone import window_mask
-from recap_policy.config import (
-    ConfigError,
-    ValueConfig,
-    to_dict,
-    value_config,
-    value_from_dict,
-    vla_config,
-    vla_from_dict,
-)
+from recap_policy.config import ConfigError, ValueConfig, to_dict, value_from_dict, vla_from_dict
 from recap_policy.parameters import count, table
 from recap_policy.prefix import InputError, Prefix, make_tokenizer
 from recap_policy.prompt import Kind, state_bins
 from recap_policy.sampling import _greedy
+from recap_policy.sizes import value_config, vla_config
 from recap_policy.text import GemmaTokenizer, TextError, TinyTokenizer
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA, Batch

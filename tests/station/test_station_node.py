@@ -23,6 +23,8 @@ from recap_station.contract import ContractError, load_station  # noqa: E402
 from recap_station.nodes import qos  # noqa: E402
 from recap_station.nodes.station_node import RESET_GRACE_S, StationNode  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 STATION = load_station("aloha")
 
 

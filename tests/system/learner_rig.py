@@ -21,7 +21,7 @@ from recap_learner.training.training import Schedule
 from recap_learner.value.labels import LabelRule
 from recap_learner.value.value_training import ValueTraining
 from recap_policy.checkpoint import save_vision
-from recap_policy.config import vla_config
+from recap_policy.sizes import vla_config
 from recap_policy.vision import VisionTower
 from recap_station import topics
 from recap_station.bags import BagWriter, compressed_image, joint_state

@@ -23,12 +23,14 @@ from recap_interfaces.srv import EndEpisode, LoadPolicy, StartEpisode
 from sensor_msgs.msg import CompressedImage
 
 from recap_policy.checkpoint import save_policy
-from recap_policy.config import vla_config
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA
 from recap_station import topics
 from recap_station.bags import BagReader
 from recap_station.contract import Camera
 from recap_station.nodes import qos
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")

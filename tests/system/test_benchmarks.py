@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("recap_interfaces.msg")
 
+pytestmark = pytest.mark.alone
+
 
 def bench(name: str, *words: str, folder: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)}

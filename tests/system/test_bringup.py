@@ -30,6 +30,8 @@ from recap.bringup import ContractError, NodeSpec, PlannedNode, UsageError
 from recap.doctor import has_launch
 from recap_station.bags import BagReader
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch/bringup.launch.py"
 

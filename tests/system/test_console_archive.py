@@ -25,6 +25,8 @@ from recap_learner.stages import Made, Report, Stages
 from recap_learner.training.logs import EventFile
 from recap_teleop.console.archive import ArchiveError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def archive(tmp_path: Path) -> StoreArchive:

@@ -35,7 +35,7 @@ from recap_learner.evaluation.evaluation import Attempt, Evaluation, summarize  
 from recap_learner.stages import Stages  # noqa: E402
 from recap_learner.training.logs import EventFile  # noqa: E402
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.timeout(280), pytest.mark.alone]
 WAIT_MS = 60_000  # on a busy machine
 ATTEMPTS = 1000
 

@@ -34,6 +34,8 @@ from recap_station.nodes import qos
 from recap_teleop.modes import Mode
 from recap_teleop.trace import COLUMNS
 
+pytestmark = pytest.mark.alone
+
 SLOW: dict[str, Any] = {  # the time-outs are those of a busy test machine
     "policy_timeout_s": 0.5, "teleop_timeout_s": 0.5, "pedal_timeout_s": 0.5, "state_timeout_s": 1.0,
 }  # fmt: skip

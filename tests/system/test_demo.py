@@ -32,7 +32,7 @@ from recap_policy.checkpoint import read
 from recap_station import topics
 from recap_station.nodes import qos
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.alone]
 
 DOMAIN = "79"
 

@@ -30,6 +30,8 @@ from recap_station.nodes import qos
 from recap_teleop.devices.fake import FAKE, FakePedal
 from recap_teleop.kinematics import load_chains
 
+pytestmark = pytest.mark.alone
+
 OK, ERROR = b"\x00", b"\x02"
 
 

@@ -24,6 +24,8 @@ from recap_station import topics
 from recap_station.bags import BagReader
 from recap_teleop.arbiter import Arbiter
 
+pytestmark = pytest.mark.alone
+
 TRIES = 3
 NAMES = {rig: [name for name, what in DRILLS.items() if what.rig == rig] for rig in ("stand-in", "clock")}
 SEEING = [name for name, what in DRILLS.items() if what.rig == "real policy"]

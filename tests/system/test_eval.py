@@ -36,7 +36,7 @@ def world(tmp_path_factory) -> Path:
     import torch
 
     from recap_policy.checkpoint import save_policy
-    from recap_policy.config import vla_config
+    from recap_policy.sizes import vla_config
     from recap_policy.text import TinyTokenizer
     from recap_policy.vla import VLA
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +45,11 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
         (["--gates", "ajar"], 2, "--gates: wanted fail or warn, found 'ajar'"),
         (["--cotraining", "nowhere.parquet"], 2, "nowhere.parquet: wanted a Parquet file of captions"),
         (["--collect", "dreams"], 2, "--collect: wanted sim or robot, found 'dreams'"),
+        (["--set", "improvement.rule.lookahaed=5"], 2, "did you mean 'lookahead'?"),
+        (["--set", "improvement.value.members=0"], 2, "0 members by 'mean'"),
+        (["--set", "value.mixture.kinds={\"person\": 1}"], 2, "kind 'person', wanted demonstration"),
+        (["--set", "policy.checkpointing=perhaps"], 2, "found 'perhaps', wanted true or false"),
+        (["--gates", "warn", "--set", "gates.spread=0.1"], 2, "there is no 'spread', what it is of is none"),
         (["--task", "handover_insrt"], 1, "did you mean 'handover_insert'?"),
         (["--task", "handover_insert", "--task", "handover_insert"], 2, "wanted each once"),
     ],
@@ -114,3 +126,79 @@ def test_attempts_that_are_noted_are_not_made_again(tmp_path: Path, monkeypatch:
     assert way.fill(order, lambda fraction, note: None) == first
     assert asked[1:] == [[10_001, 10_002]]
     assert way.fill(order, lambda fraction, note: None) == first and len(asked) == 2
+
+
+def test_whatever_learning_has_can_be_set() -> None:
+    words = {
+        "improvement.rule.positive_fraction": "0.1",
+        "improvement.rule.failure_point": "estimated",
+        "improvement.rule.whole_episode_quantile": "none",
+        "improvement.value.members": "3",
+        "improvement.value.mixture.kinds": '{"rollout": 1, "correction": 2}',
+        "improvement.policy.schedule.learning_rate": "1e-3",
+        "policy.checkpointing": "true",
+        "gates.outcome_auc": "0.6",
+        "gates.fast_auc": "none",
+    }
+    said = [f"{name}={value}" for name, value in words.items()]
+
+    how = settings(1, "pretrained", "recap", "", False, "", 1, False, other=said)
+
+    again = how.improvement
+    assert (again.rule.positive_fraction, again.rule.failure_point) == (0.1, "estimated")
+    assert again.rule.whole_episode_quantile is None and again.value.members == 3
+    assert again.value.mixture.kinds == {"rollout": 1, "correction": 2}
+    assert again.policy.schedule.learning_rate == 1e-3 and how.policy.checkpointing is True
+    assert how.gates == Gates(outcome_auc=0.6, fast_auc=None)
+
+
+QUICK = ["--quick", "--iterations", "1", "--compare", "awr", "--conditions", "--json"]
+# Stages after which the run is killed, while the next one is at work.
+KILLS = (
+    "vision", "episodes", "pretrain_value", "iteration_00.sft", "iteration_01.value", "iteration_01.policy"
+)  # fmt: skip
+
+
+def _weights(run: Path) -> dict[str, str]:
+    """File of weights → its SHA-256."""
+    files = sorted(run.rglob("weights.safetensors"))
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _stages(run: Path) -> dict[str, dict]:
+    manifest = run / "manifest.json"
+    return json.loads(manifest.read_text())["stages"] if manifest.exists() else {}
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(1800)
+def test_a_run_killed_time_and_again_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    def words(run: Path) -> list[str]:
+        return [sys.executable, "-m", "recap", "iterate", *QUICK, "--run", str(run)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = subprocess.run(words(whole), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for number, stage in enumerate(KILLS):
+        begun = subprocess.Popen(words(broken), **quiet, start_new_session=True)
+        until = time.monotonic() + 400
+        while stage not in _stages(broken):
+            assert begun.poll() is None and time.monotonic() < until, f"ended before {stage} was done"
+            time.sleep(0.02)
+        time.sleep(0.3 * number)
+        os.killpg(begun.pid, signal.SIGKILL)
+        begun.wait()
+
+    again = subprocess.run(words(broken), capture_output=True, text=True, timeout=900)
+
+    assert again.returncode == 0, again.stderr
+    weights = _weights(whole)
+    assert weights == _weights(broken) and len(weights) >= 7
+    first, second = (json.loads(each.stdout.splitlines()[-1]) for each in (done, again))
+    assert first["evaluations"] == second["evaluations"]
+    assert "iteration_01.evaluate_awr" in first["evaluations"]
+    assert {"vision", "pretrain_policy", "iteration_01.policy"} <= first["seconds"].keys()
+    manifest = _stages(broken)
+    assert manifest.keys() == _stages(whole).keys() and "iteration_01.conditions" in manifest

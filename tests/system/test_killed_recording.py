@@ -16,6 +16,8 @@ from recap_learner.data.bag_images import EpisodeImages
 from recap_learner.data.episodes import load_episode
 from recap_learner.data.store import Store
 
+pytestmark = pytest.mark.alone
+
 RECORDER = """
 import sys, time
 sys.path[:0] = {path!r}

@@ -32,6 +32,8 @@ from recap_policy.description import read
 from recap_station import topics
 from recap_station.nodes import qos
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 400.0  # of one training with all that comes after it
 

@@ -11,6 +11,8 @@ pytest.importorskip("rclpy")
 
 from recap.live import LiveError, run_live
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_graph_that_does_not_come_up_says_why_and_is_not_waited_for(tmp_path: Path) -> None:
     begin = time.monotonic()

@@ -15,8 +15,8 @@ from recap_learner.data.episode_file import load_episode
 from recap_learner.data.frames import load_frames
 from recap_learner.training.vision_training import VisionTraining, train_vision
 from recap_policy.checkpoint import load_vision, save_policy
-from recap_policy.config import vla_config
 from recap_policy.runtime import Policy
+from recap_policy.sizes import vla_config
 from recap_policy.text import TinyTokenizer
 from recap_policy.vla import VLA
 from recap_station.contract import ContractError, load_station, load_task

@@ -20,6 +20,8 @@ from std_srvs.srv import Trigger
 
 from recap_station.nodes import qos
 
+pytestmark = pytest.mark.alone
+
 NODE = """
 import pathlib
 from recap_station.contract import ContractError

@@ -19,6 +19,8 @@ from std_srvs.srv import Trigger
 
 from recap_station.nodes import qos
 
+pytestmark = pytest.mark.alone
+
 FRAGILE = """
 from recap_station.nodes.base import OK, Param, RecapNode, Status, run
 from std_msgs.msg import String

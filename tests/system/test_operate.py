@@ -26,6 +26,8 @@ from graph import POLICY, Graph
 from recap_interfaces.msg import ControlMode
 from recap_interfaces.srv import ResetCell
 
+pytestmark = pytest.mark.alone
+
 CONFIG = Path(__file__).resolve().parents[2] / "ros2_ws/src/recap/config"
 OPERATE = [sys.executable, "-m", "recap", "operate"]
 

@@ -30,6 +30,8 @@ from recap_station.bags import BagWriter
 from recap_station.cdr import compressed_image, joint_state, serialize
 from recap_station.contract import load_station, load_task
 
+pytestmark = pytest.mark.alone
+
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch/replay.launch.py"
 STATION, TASK = load_station("aloha"), load_task("handover_insert")
 START, TICKS = 1_700_000_000_000_000_000, 200

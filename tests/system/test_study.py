@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recap.changes import changed
 from recap.cli import main
 from recap.study.figures import write_figures
 from recap.study.policies import POLICIES, Asked, Entry, chosen
 from recap.study.records import Record, RecordError, identity, read_records
 from recap.study.results import compare_policies, study_results, summarize_policy
-from recap.study.settings import changed, study_settings
+from recap.study.settings import study_settings
 from recap_learner.evaluation.evaluation import Attempt
+from recap_station.contract import load_task
 
+TASK = load_task("handover_insert")
 ARMS = "offline_rl_sft,recap_1"
 
 
@@ -87,11 +90,13 @@ def test_wrong_words_are_told(words, said, capsys):
 def test_a_setting_is_changed_by_its_path():
     how = changed(study_settings("state"), ["improvement.rule.positive_fraction=0.15", "rollouts=40"])
     assert how.improvement.rule.positive_fraction == 0.15 and how.rollouts == 40
-    assert identity(how) != identity(study_settings("state"))
+    assert identity(how, TASK) != identity(study_settings("state"), TASK)
     for word, said in (
         ("improvement.rule.positive=1", "did you mean 'positive_fraction'"),
-        ("rollouts=many", "invalid literal"),
-        ("styles=1", "wanted a setting that is a number or a word"),
+        ("rollouts=many", "rollouts is 200 so far: invalid literal"),
+        ("styles=1", "wanted a setting that is a number, a word or a mapping"),
+        ("styles={", "styles is .* so far"),
+        ("rollouts", "wanted NAME=VALUE"),
     ):
         with pytest.raises(ValueError, match=said):
             changed(how, [word])
@@ -148,9 +153,9 @@ def test_twice_as_fast_and_half_as_many_failures_are_seen(tmp_path):
 
 def test_training_seeds_of_other_machines_add_up(tmp_path):
     rng, how = np.random.default_rng(2), study_settings("state")
-    first = Record(1, identity(how), {"commit": "a"}, {"awr": attempts(0.5, 10.0, rng)})
+    first = Record(1, identity(how, TASK), {"commit": "a"}, {"awr": attempts(0.5, 10.0, rng)})
     first.write(tmp_path)
-    Record(2, identity(how), {"commit": "b"}, {"awr": attempts(0.6, 10.0, rng)}).write(tmp_path)
+    Record(2, identity(how, TASK), {"commit": "b"}, {"awr": attempts(0.6, 10.0, rng)}).write(tmp_path)
 
     again = first.with_policies({"ppo": attempts(0.4, 9.0, rng), "awr": attempts(0.9, 1.0, rng)[:50]})
     again.write(tmp_path)
@@ -165,7 +170,10 @@ def test_training_seeds_of_other_machines_add_up(tmp_path):
 
 def test_only_the_number_of_attempts_does_not_change_what_is_compared():
     how = study_settings("state")
-    assert identity(how) == identity(replace(how, attempts=7)) != identity(how.scaled(0.5))
+    own = identity(how, TASK)
+    assert own == identity(replace(how, attempts=7), TASK) != identity(how.scaled(0.5), TASK)
+    longer = replace(TASK, time_limit_s=TASK.time_limit_s + 1, max_episode_s=TASK.max_episode_s + 1)
+    assert own != identity(how, longer)
 
 
 def test_results_of_other_settings_are_not_lost(tmp_path, capsys):
@@ -180,3 +188,13 @@ def test_results_of_other_settings_are_not_lost(tmp_path, capsys):
     (kept / "seed_1.json").write_text("{}")
     with pytest.raises(RecordError, match="not a record of a training seed"):
         read_records(kept)
+
+
+def test_a_damaged_record_is_named_while_developing_too(tmp_path, capsys):
+    kept = tmp_path / "handover_insert" / "state" / "development" / "attempts"
+    file = kept / "handover_insert" / "seed_0.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "--task", "handover_insert", "--development", "--run", str(tmp_path)])
+    assert ended.value.code == 2 and "seed_0.json: not a record" in capsys.readouterr().err

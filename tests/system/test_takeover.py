@@ -27,6 +27,8 @@ from recap_station import topics
 from recap_station.bags import BagReader, deserialize
 from recap_station.mcap_scan import Scan
 
+pytestmark = pytest.mark.alone
+
 ALL = [f"/{name}" for name in topics.recorded_topics(STATION)]
 LIMIT = STATION.max_velocity * STATION.step_s + 1e-9
 

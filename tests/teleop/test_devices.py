@@ -22,6 +22,8 @@ from recap_teleop.devices.event_device import EvdevPedal, list_devices
 from recap_teleop.devices.fake import FAKE, FakeDevice, FakePedal
 from recap_teleop.devices.keyboard import KeyboardPedal
 
+pytestmark = pytest.mark.alone
+
 KEYS = [ecodes.KEY_A, ecodes.KEY_B]
 
 

@@ -21,14 +21,7 @@ import torch
 from torch import nn
 
 from recap_policy import weights
-from recap_policy.config import (
-    ConfigError,
-    ValueConfig,
-    VLAConfig,
-    to_dict,
-    value_from_dict,
-    vla_from_dict,
-)
+from recap_policy.config import ConfigError, ValueConfig, VLAConfig, to_dict, value_from_dict, vla_from_dict
 from recap_policy.description import (
     CONFIG,
     FORMAT,

@@ -15,15 +15,9 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
-from recap_policy.config import (
-    BackboneConfig,
-    ConfigError,
-    ObjectConfig,
-    VisionConfig,
-    VLAConfig,
-    vla_config,
-)
+from recap_policy.config import BackboneConfig, ConfigError, ObjectConfig, VisionConfig, VLAConfig
 from recap_policy.parameters import count
+from recap_policy.sizes import vla_config
 
 PAPER_MS = 63.0  # π0.6 model card: 3 cameras, 5 denoising steps, one H100
 _INDICATOR, _WRAPPED = 2, 2  # tokens of the indicator; of cue and newline around a text

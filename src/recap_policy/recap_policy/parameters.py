@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from recap_policy.config import VALUE_CONFIGS, VLA_CONFIGS
+from recap_policy.sizes import VALUE_CONFIGS, VLA_CONFIGS
 from recap_policy.value import ValueModel
 from recap_policy.vla import VLA
 

@@ -54,6 +54,10 @@ class BagFile(Protocol):
     def damage(self) -> list[str]:
         """What is lost, a readable line each."""
 
+    @property
+    def unchecked(self) -> bool:
+        """Whether some message that was read has no checksum: there damage can be silent."""
+
     def scan(self, topics: Collection[str]) -> Iterator[Found]:
         """Messages of `topics` in the order of the file, without those that are damaged."""
 

@@ -106,6 +106,11 @@ class BagReader:
                     lines.append(f"{file.name}: it was not closed by its recorder")
         return lines
 
+    @property
+    def unchecked(self) -> bool:
+        """Whether some message that was gone through has no checksum: there damage can be silent."""
+        return any(scan.unchecked for scan in self._scans if scan is not None)
+
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
         """(topic, receive time in ns, CDR bytes), in the order written; only of `topics` where given."""
         for topic, time_ns, data, _ in self.scan(topics):
@@ -231,6 +236,10 @@ class _Unpacked:
     @property
     def damage(self) -> list[str]:
         return [self._line, *self._scan.damage]
+
+    @property
+    def unchecked(self) -> bool:
+        return self._scan.unchecked
 
     def scan(self, topics: Collection[str]) -> Iterator[Found]:
         return self._scan.scan(topics)

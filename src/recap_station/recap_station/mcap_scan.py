@@ -37,6 +37,7 @@ class Scan:
         self._chunks = Chunks(self._records, self._file.fileno(), check, self._troubles)
         self._unpacked: tuple[int, bytes] = (-1, b"")
         self._lost = 0
+        self.unchecked = False
         layout = Layout(self._records, self._chunks, self._troubles)
         begins = self._records.read(0, len(MAGIC))
         if begins != MAGIC and self._records.size:
@@ -74,7 +75,9 @@ class Scan:
                 place = part.start if part.chunk.compression else -1
                 base = 0 if part.chunk.compression else part.chunk.data
                 messages = self._near_messages(content, wanted, place, base, part.start)
-            seen += yield from messages
+            count = yield from messages
+            self.unchecked |= bool(count) and (part.chunk is None or not part.chunk.crc)
+            seen += count
         if self._layout.messages >= 0:
             self._lost = self._layout.messages - seen
 

@@ -43,7 +43,7 @@ class SqliteScan:
         self.path = path
         self.topics: dict[str, str] = {}
         self.metadata: dict[str, dict[str, str]] = {}
-        self.whole = True
+        self.whole = self.unchecked = True  # sqlite keeps no checksums
         self._check = check
         self._troubles = Troubles()
         with open(path, "rb") as file:

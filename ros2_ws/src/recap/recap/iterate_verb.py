@@ -68,6 +68,10 @@ def iterate(
     steps: Annotated[
         str, typer.Option(metavar="NAME=N,…", help="Optimiser steps: vision, value, policy, finetune.")
     ] = "",
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of learning; may be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of networks and batches.")] = 1,
     station: Annotated[str, typer.Option(help="Robot cell: a name, or a path to a YAML.")] = "aloha",
     quick: Annotated[bool, typer.Option("--quick", help="Every stage, too small to learn anything.")] = False,
@@ -81,6 +85,10 @@ def iterate(
     Arms, for --extract and --compare: recap, supervised, rl_pretrained, sft, awr, ppo, clone_all, clone_best,
     clone_positive, hg_dagger (docs/learning.md).
 
+    Settings for --set are paths in `recap_learner.algorithm.Algorithm`: improvement.rule.lookahead=25,
+    improvement.value.members=3, value.folds=4, improvement.policy.precision=bfloat16, gates.outcome_auc=0.6,
+    improvement.value.mixture.kinds='{"rollout": 1, "correction": 2}'.
+
     Example: `./recap iterate --task handover_insert --iterations 2 --compare awr,clone_best --run runs/two`
     """
     from recap.bringup import UsageError
@@ -91,8 +99,9 @@ def iterate(
     from recap_learner.stages import Stages
 
     how = settings(
-        iterations, start, extract, compare, generalist, steps, seed, quick, gates, fresh_share, cotraining
-    )
+        iterations, start, extract, compare, generalist, steps, seed, quick, gates, fresh_share, cotraining,
+        other or (),
+    )  # fmt: skip
     cell = _cell(
         task, station, demonstrations, collect, 8 if quick else rollouts, watched,
         min(evaluations, 4) if quick else evaluations, run, quick,
@@ -131,10 +140,12 @@ def settings(
     gates: str = "",
     fresh_share: float | None = None,
     captions: Path | None = None,
+    other: Sequence[str] = (),
 ) -> Algorithm:
     """gates: "": warn in a quick run, which is too small for them, else fail. Raises UsageError on unknown
     words."""
     from recap.bringup import UsageError
+    from recap.changes import changed
     from recap.demo import QUICK
     from recap_learner.algorithm import Algorithm
     from recap_learner.arms import ARMS
@@ -156,10 +167,11 @@ def settings(
     try:
         if captions is not None:
             check_captions(captions)
-        return replace(
+        how = replace(
             _with_steps(base, steps), iterations=iterations, start=start, extraction=extract,
             compare=tuple(arms), generalist=generalist, captions=captions,
         )  # fmt: skip
+        return changed(how, other)
     except ValueError as error:
         raise UsageError(f"iterate: {error}") from error
 

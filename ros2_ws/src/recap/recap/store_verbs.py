@@ -43,7 +43,7 @@ def export_lerobot(store: Path, out: Path, tag: str, codec: str, progress: Repor
     from recap_learner.data.store import Store
     from recap_learner.exchange.lerobot_export import export_lerobot as export
 
-    count = export(Store(store), out, tag, codec, progress)
+    count = export(Store(store), _local(out, "OUT"), tag, codec, progress)
     return {"dataset": str(out), "exported": count}
 
 
@@ -51,7 +51,7 @@ def export_rerun(store: Path, out: Path, tag: str, episodes: list[str], progress
     from recap_learner.data.store import Store
     from recap_learner.exchange.rerun_export import export_rerun as export
 
-    files = export(Store(store), out, tag, episodes, progress)
+    files = export(Store(store), _local(out, "OUT"), tag, episodes, progress)
     return {"recordings": [str(file) for file in files]}
 
 
@@ -61,8 +61,20 @@ def import_lerobot(folder: Path, store: Path, station: str, task: str, progress:
     from recap_station.contract import load_station, load_task
 
     cell = load_station(station) if station else None
-    names = load(folder, Store(store), cell, load_task(task) if task else None, progress)
+    into = Store(_local(store, "--store"))
+    names = load(_local(folder, "DIR"), into, cell, load_task(task) if task else None, progress)
     return {"store": str(store), "episodes": names}
+
+
+def _local(where: Path, what: str) -> Path:
+    """Raises UsageError for an address: data sets of other tools are written and read on this machine."""
+    from recap.bringup import UsageError
+    from recap_station.storage import RemotePath, path
+
+    found = path(where)
+    if isinstance(found, RemotePath):
+        raise UsageError(f"{what}: wanted a folder of this machine, found {found}; copy it there or back")
+    return found
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -78,4 +90,6 @@ def _print(summary: dict[str, Any]) -> None:
         f"corrections: {summary['corrections']} in {summary['corrected_episodes']} episodes, "
         f"{100 * summary['corrected_share']:.1f} % of the ticks{lengths}"
     )
+    if summary["unchecked"]:
+        print(f"without checksums: {summary['unchecked']} episodes; damage to their bags can be silent")
     print(f"findings: {listed(summary['findings'])}")

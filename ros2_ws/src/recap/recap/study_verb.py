@@ -17,6 +17,7 @@ from recap.output import Json, console
 if TYPE_CHECKING:
     from recap.study.records import Record
     from recap.study.settings import StudySettings
+    from recap_station.contract import Task
 
 _CHECKOUT = Path(__file__).resolve().parents[4]
 
@@ -67,8 +68,9 @@ def study(
     import torch
 
     from recap.bringup import UsageError
+    from recap.changes import changed
     from recap.study.policies import chosen
-    from recap.study.settings import DEVELOPMENT, DEVELOPMENT_SEED, changed, study_settings
+    from recap.study.settings import DEVELOPMENT, DEVELOPMENT_SEED, study_settings
     from recap.study.settings import quick as small
     from recap_station.contract import load_task
 
@@ -82,11 +84,11 @@ def study(
     if development:
         how = replace(how, first_evaluation=DEVELOPMENT)
     torch.set_num_threads(1)  # the second core makes attempts meanwhile
-    of = load_task(task).name
+    contract = load_task(task)
+    of = contract.name
     home = run / of / observation / ("quick" if quick else "development" if development else "")
     where = home if development or quick else out
-    if where == out:
-        _check_kept(out / "attempts" / _stem(of, observation), trainings, how)
+    _check_kept(where / "attempts" / _stem(of, observation), trainings, how, contract, where == out)
     screen = console(as_json)
     results: dict[str, Any] = {}
     for count, seed in enumerate(trainings):
@@ -98,8 +100,11 @@ def study(
         print(json.dumps({"ok": True, "results": str(_file(where, of, observation)), **results}))
 
 
-def _check_kept(kept: Path, seeds: Sequence[int], how: StudySettings) -> None:
-    """Raises UsageError where a training seed was run with other settings: its attempts would be lost."""
+def _check_kept(
+    kept: Path, seeds: Sequence[int], how: StudySettings, task: Task, counted: bool
+) -> None:
+    """Raises UsageError where a record cannot be read, and where a training seed that counts was run with
+    other settings: its attempts would be lost."""
     from recap.bringup import UsageError
     from recap.study.records import RecordError, identity, read_records
 
@@ -107,8 +112,8 @@ def _check_kept(kept: Path, seeds: Sequence[int], how: StudySettings) -> None:
         known = read_records(kept)
     except RecordError as error:
         raise UsageError(f"study: {error}") from error
-    own = identity(how)
-    for seed in seeds:
+    own = identity(how, task)
+    for seed in seeds if counted else ():
         if seed in known and known[seed].settings != own:
             raise UsageError(
                 f"study: {kept}/seed_{seed}.json is of settings {known[seed].settings}, these are {own}: "
@@ -154,7 +159,7 @@ def _collect(
 
     of, cell = load_task(task), how.cell(seeds[0])
     kept = where / "attempts" / _stem(of.name, observation)
-    records = _records(names, how, seeds, home, kept)
+    records = _records(names, how, of, seeds, home, kept)
     found = {
         name: {seed: r.policies[name] for seed, r in records.items() if name in r.policies}
         for name in POLICIES
@@ -183,7 +188,7 @@ def _collect(
 
 
 def _records(
-    names: Sequence[str], how: StudySettings, seeds: Sequence[int], home: Path, kept: Path
+    names: Sequence[str], how: StudySettings, task: Task, seeds: Sequence[int], home: Path, kept: Path
 ) -> dict[int, Record]:
     """Training seed → what became of it: what the runs have of `names`, and what was kept of other policies
     and seeds, as far as it was run with the same settings."""
@@ -191,7 +196,7 @@ def _records(
     from recap.study.records import Record, identity, read_records
     from recap_learner.evaluation.evaluation import read_evaluation
 
-    own = identity(how)
+    own = identity(how, task)
     known = {seed: record for seed, record in read_records(kept).items() if record.settings == own}
     for seed in seeds:
         folder = home / f"seed_{seed}"

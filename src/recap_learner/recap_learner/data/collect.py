@@ -19,6 +19,9 @@ from recap_station.cdr_scan import EpisodeEvent
 from recap_station.contract import ContractError, Station
 from recap_station.streams import ROLES, TRAJECTORY_TYPE, Stream, Streams
 
+# Of two publishers on one topic: how far their numbers are apart at least, messages of one in a row at most,
+# and how often, of all messages, it must happen; a sensor that errs now and then is no second publisher.
+_STEP, _TURN, _TURNS, _FEWEST_TURNS, _LOOKED_AT = 0.02, 10, 0.02, 4, 500
 NOWHERE = (-1, -1, -1, -1)  # place of a message that is in no bag
 
 
@@ -237,9 +240,17 @@ def _columns(names: tuple[str, ...], stream: Stream, station: Station) -> tuple[
 
 
 def _takes_turns(values: np.ndarray) -> bool:
-    """Whether every other message goes on with the one before the last, and not with the last."""
-    if len(values) < 10:
+    """Whether somebody else speaks in between, at whatever rate: time and again the numbers (M, K) jump, stay
+    where they are for up to `_TURN` messages, and jump back to where they were."""
+    jumps = np.flatnonzero(np.abs(np.diff(values, axis=0)).max(axis=1) > _STEP)
+    jumps = jumps[jumps + _TURN < len(values)]
+    if len(jumps) < _FEWEST_TURNS:
         return False
-    next_one = np.abs(np.diff(values, axis=0)).max(axis=1)
-    after_next = np.abs(values[2:] - values[:-2]).max(axis=1)
-    return bool(np.median(next_one) > 0.02 and np.median(next_one) > 5.0 * np.median(after_next))
+    some = jumps[np.linspace(0, len(jumps) - 1, min(len(jumps), _LOOKED_AT)).astype(int)]
+    window = values[some[:, None] + np.arange(_TURN + 1)]  # (J, turn + 1, K)
+    far = np.abs(window[:, 1] - window[:, 0]).max(axis=1)[:, None]
+    back = np.abs(window[:, 2:] - window[:, :1]).max(axis=2) < far / 5
+    stayed = np.maximum.accumulate(np.abs(window[:, 1:-1] - window[:, 1:2]).max(axis=2), axis=1) < far / 2
+    undone = (back & stayed).any(axis=1)
+    share = undone.mean() * len(jumps) / (len(values) - 1)
+    return bool(undone.sum() >= _FEWEST_TURNS and share > _TURNS)

@@ -41,6 +41,7 @@ class EpisodeInfo:
     damage: str = ""  # what was lost or left out of the recording; empty: nothing
     files: tuple[str, ...] = ()  # of the bag, in order, relative to it: image_at counts in them
     streams: Streams | None = None  # where its columns come from, with types; None: the station's defaults
+    unchecked: bool = False  # some message has no checksum, as in sqlite3: there damage can be silent
     made_of: str = ""  # the bag's files as they were (recap_station.storage.version); empty: not known
 
     def bag_in(self, store: Path) -> Path:

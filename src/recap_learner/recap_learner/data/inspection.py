@@ -25,6 +25,7 @@ from recap_station.ticks import STALE_S
 
 KINDS = {
     "unlabelled": "no outcome, neither recorded nor given by a person",
+    "damage": "something was lost or left out when the recording was read",
     "gap": f"state or command older than {STALE_S} s",
     "rate": "a camera slower than its contract says",
     "stall": "a stream that paused",
@@ -72,6 +73,7 @@ class EpisodeReport:
     ticks: int
     duration_s: float
     gap_share: float
+    unchecked: bool = False
     corrections: tuple[int, ...] = ()
     streams: dict[str, StreamReport] = field(default_factory=dict)
     brightness: dict[str, float] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class StoreReport:
                 name: round(float(np.quantile(lengths, q)) * self.step_s, 3) if lengths else None
                 for name, q in (("shortest", 0.0), ("median", 0.5), ("longest", 1.0))
             },
+            "unchecked": sum(e.unchecked for e in self.episodes),
             "findings": _counts(f.kind for f in self.findings),
         }
 
@@ -163,6 +166,7 @@ def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[Epi
         ticks=len(episode),
         duration_s=episode.duration_s,
         gap_share=float(episode.gap.mean()),
+        unchecked=episode.info.unchecked,
         corrections=tuple(stretches(episode.correction)),
         streams=streams,
         brightness=brightness,
@@ -172,11 +176,13 @@ def inspect_episode(episode: Episode, folder: Path, limits: Limits) -> tuple[Epi
 
 
 def check_ticks(episode: Episode, limits: Limits) -> list[Finding]:
-    """What the numbers alone tell: outcome, gaps, jumps of joints, commands out of range. Pure."""
+    """What the numbers alone tell: outcome, damage, gaps, jumps of joints, commands out of range. Pure."""
     info, station = episode.info, episode.info.station
     found = []
     if info.outcome not in ("success", "failure", "discarded"):
         found.append(Finding("unlabelled", info.id, f"outcome {info.outcome!r}"))
+    if info.damage:
+        found.append(Finding("damage", info.id, info.damage))
     if episode.gap.any():
         longest = max(stretches(episode.gap)) * station.step_s
         share = 100 * episode.gap.mean()

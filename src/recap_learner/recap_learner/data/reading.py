@@ -94,6 +94,7 @@ def _read(reader: BagReader, bag: Path, store: Path, cell: Cell | None, made_of:
         task=task or task_of(None, station, 1.0),
         station=station,
         damage=damage,
+        unchecked=reader.unchecked,
         files=tuple(file.name for file in reader.files),
         streams=streams,
         made_of=made_of,

@@ -215,11 +215,12 @@ def _write_videos(
         path.parent.mkdir(parents=True, exist_ok=True)
         images = read_images(episode.info.bag_in(folder), camera, index[index >= 0], episode.info.streams)
         image = next(images, None)
-        if image is None:
-            raise ExchangeError(f"{episode.info.id}: {camera} has no image")
+        if image is None:  # a camera that was absent: black, of the size that its contract says
+            camera_of = episode.info.station.camera(camera)
+            image = np.zeros((camera_of.height, camera_of.width, 3), np.uint8)
         sizes[camera] = image.shape[:2]
         writer = VideoWriter(path, fps, image.shape[:2], codec)
-        shown, seen = int(index[index >= 0][0]), []
+        shown, seen = int(index[np.argmax(index >= 0)]), []
         for tick, wanted in enumerate(index):
             if wanted < 0:
                 writer.write(np.zeros_like(image))

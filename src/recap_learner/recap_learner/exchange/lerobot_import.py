@@ -8,6 +8,8 @@ rate. Images go into a bag for each episode, `imported/<id>` in the store, as JP
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +42,9 @@ def import_lerobot(
     progress: Callable[[float, str], None] | None = None,
 ) -> list[str]:
     """Read a data set into a store → names of the episodes. station, task: of a data set that is not ours;
-    its own prompts take the place of the task's. Raises ExchangeError, FileExistsError."""
+    its own prompts take the place of the task's. Killed and called again it goes on. Raises ExchangeError,
+    FileExistsError where the store has another episode of the name, ConversionError on a name that leads out
+    of the store."""
     try:
         info = json.loads((folder / "meta/info.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError) as error:
@@ -66,8 +70,9 @@ def import_lerobot(
             prompt = prompts.get(table["task_index"][0].as_py(), task.prompt)
             name = f"{folder.name}_{about['episode_index']:06d}"
             made = _foreign(table, info, name, station, replace(task, prompt=prompt))
-        made = _with_images(made, folder, info, about, store.folder)
-        store.add(made)
+        if not _is_there(made, store):
+            made = _with_images(made, folder, info, about, store.folder)
+            store.add(made)
         if ours is not None and ours["tag"] and (table["indicator"].to_numpy() != UNLABELLED).all():
             labels = {name: table[name].to_numpy() for name in LABEL_COLUMNS}
             store.save_labels(ours["tag"], made.info.id, labels, {"imported": str(folder)})
@@ -77,10 +82,31 @@ def import_lerobot(
     return names
 
 
+def _is_there(episode: Episode, store: Store) -> bool:
+    """Whether it was imported before; else there is room for its bag, and no other is touched: names in a
+    data set are somebody else's words."""
+    if store.path(episode.info.id).exists():
+        old = store.load(episode.info.id)
+        pairs = ((old.state, episode.state), (old.command, episode.command))
+        if all(np.array_equal(one, other, equal_nan=True) for one, other in pairs):
+            return True
+        raise FileExistsError(f"{store.folder}: has another episode {episode.info.id!r}; import elsewhere")
+    bag = episode.info.bag_in(store.folder)
+    if bag.exists():  # of an import that was killed before the episode was added
+        shutil.rmtree(bag)
+    return False
+
+
+def _within(folder: Path, name: str) -> Path:
+    """A file of the data set. Raises ExchangeError where its name leads out of it."""
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise ExchangeError(f"{folder}: {name!r} is outside the data set")
+    return folder / name
+
+
 def _rows(folder: Path, info: dict[str, Any], about: dict[str, Any]) -> pa.Table:
-    file = folder / info["data_path"].format(
-        chunk_index=about["data/chunk_index"], file_index=about["data/file_index"]
-    )
+    places = {"chunk_index": about["data/chunk_index"], "file_index": about["data/file_index"]}
+    file = _within(folder, info["data_path"].format(**places))
     table = pq.read_table(file, filters=[("episode_index", "=", about["episode_index"])])
     if table.num_rows != about["length"]:
         raise ExchangeError(
@@ -164,11 +190,8 @@ def _with_images(
                 used, numbered[camera] = used[1:], numbered[camera] - 1
             first_tick = {int(i): int(np.argmax(index == i)) for i in used}
             key = video_key(camera)
-            path = folder / info["video_path"].format(
-                video_key=key,
-                chunk_index=about[f"videos/{key}/chunk_index"],
-                file_index=about[f"videos/{key}/file_index"],
-            )
+            places = {name: about[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
+            path = _within(folder, info["video_path"].format(video_key=key, **places))
             # Our videos have a frame for each tick, others' one for each image.
             frame_of = {(first_tick[int(i)] if own else int(i)): int(i) for i in used}
             start = about[f"videos/{key}/from_timestamp"]

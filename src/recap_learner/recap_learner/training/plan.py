@@ -20,8 +20,9 @@ from recap_learner.training.footprint import (
     lengths,
     weights,
 )
-from recap_policy.config import VALUE_CONFIGS, VLA_CONFIGS, ConfigError, VLAConfig
+from recap_policy.config import ConfigError, VLAConfig
 from recap_policy.latency import DEVICES
+from recap_policy.sizes import VALUE_CONFIGS, VLA_CONFIGS
 
 MEMORY_GB = {"h100": 80.0, "h200": 141.0, "a100": 80.0}  # data sheets; 1 GB is 1e9 bytes
 LINK_GB_S = {"h100": 450.0, "h200": 450.0, "a100": 300.0}  # NVLink, one direction

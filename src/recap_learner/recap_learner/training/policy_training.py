@@ -21,8 +21,9 @@ from recap_learner.training.distributed import crew, generator_of, parts
 from recap_learner.training.training import Computation, Progress, Schedule, fit
 from recap_learner.value.mixture import share_out
 from recap_policy.checkpoint import load_policy, load_vision, save_policy, tower_identity
-from recap_policy.config import VisionConfig, vla_config
+from recap_policy.config import VisionConfig
 from recap_policy.prefix import fill_slots, make_tokenizer
+from recap_policy.sizes import vla_config
 from recap_policy.vla import VLA, Batch
 from recap_station.contract import ContractError
 
@@ -35,8 +36,10 @@ _FITTED = 50_000  # frames, at most, that normalisers are fitted on
 class PolicyTraining(Computation):
     """draws: noise draws a sample in the flow loss (they share one pass of the backbone).
     indicator_dropout: share of examples trained without the indicator (paper: 0.3).
-    positive_share: if set, positives are drawn so that they make up this share of every batch;
-    otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the samples.
+    positive_share: if set, positives are drawn so that they make up this share of the examples that keep
+    their indicator; otherwise frames are drawn evenly. Positive and not dropped is else only 0.4 × 0.7 of the
+    samples. Examples without an indicator are drawn evenly whatever it is: what the policy does when nothing
+    is asked of it is learnt from all data (eq. 3, first term), and guidance leads away from that.
     fresh_share: share of a batch drawn from fresh episodes, as `Mixture`'s; None: as many as there are.
     tokenizer: Gemma's tokenizer.json, for a fresh policy whose table is Gemma's.
 
@@ -69,7 +72,7 @@ class PolicyTraining(Computation):
 
 
 # From the pre-trained checkpoint, at a third of its learning rate (choice).
-FINETUNING = PolicyTraining(schedule=Schedule(steps=700, batch=128, learning_rate=7e-4), positive_share=0.75)
+FINETUNING = PolicyTraining(schedule=Schedule(steps=1400, batch=128, learning_rate=7e-4), positive_share=0.75)
 
 
 def train_policy(
@@ -120,9 +123,9 @@ def train_policy(
 
 
 class PolicyLoss:
-    """The loss of a step, as `fit` wants it: frames are drawn with replacement, evenly or so that positive
-    ones make up `positive_share`; what is minimised is the arm's objective. seed: of the training, by which
-    images are read ahead. `close` it."""
+    """The loss of a step, as `fit` wants it: frames are drawn with replacement, evenly or, of those that keep
+    their indicator, so that positive ones make up `positive_share`; what is minimised is the arm's objective.
+    seed: of the training, by which images are read ahead. `close` it."""
 
     def __init__(
         self,
@@ -140,10 +143,11 @@ class PolicyLoss:
         self._model, self._frames, self._how, self._device, self._arm = model, frames, how, device, arm
         self._indicator = torch.from_numpy(indicator.astype(np.int64))
         self._stages, self._prompts = frames.stages, frames.prompts
-        odds = _odds(indicator == 1, how.positive_share)
+        odds = [_odds(indicator == 1, share) for share in (how.positive_share, None)]
         if how.fresh_share is not None:
-            odds = share_out(odds, np.zeros(len(odds), bool) if fresh is None else fresh, how.fresh_share)
-        self._odds = torch.from_numpy(odds)
+            new = np.zeros(len(indicator), bool) if fresh is None else fresh
+            odds = [share_out(each, new, how.fresh_share) for each in odds]
+        self._odds, self._odds_dropped = map(torch.from_numpy, odds)
         self._weight = _column(weight, np.ones(len(frames), np.float32))
         self._advantage = _column(advantage, np.zeros(len(frames), np.float32))
         self.reference = Reference(model, arm.refresh) if arm.refresh else None
@@ -160,7 +164,7 @@ class PolicyLoss:
             workers=how.loader_workers, cache_bytes=how.cache_bytes, seed=seed,
         )  # fmt: skip
         self._images = DrawnImages(
-            frames, loader, lambda step: self._pick(generator_of(seed, step)), own[crew().rank]
+            frames, loader, lambda step: self._pick(generator_of(seed, step))[0], own[crew().rank]
         )
 
     def close(self) -> None:
@@ -171,10 +175,10 @@ class PolicyLoss:
         self, step: int, generator: torch.Generator, rows: slice = slice(None)
     ) -> dict[str, torch.Tensor]:
         begin, cpu = time.monotonic(), time.thread_time()
-        count, draws, rate = self._how.schedule.batch, self._how.draws, self._how.indicator_dropout
+        count, draws = self._how.schedule.batch, self._how.draws
         rows = slice(*rows.indices(count)[:2])
-        pick = self._pick(generator)[rows]
-        drawn = self._model.draw(count, generator, draws, rate)[rows]
+        picked, dropped = self._pick(generator)
+        pick, drawn = picked[rows], replace(self._model.draw(count, generator, draws), dropped=dropped)[rows]
         seen, columns = self._look(step, rows, pick)
         self.data_s += time.monotonic() - begin
         self.data_cpu_s += time.thread_time() - cpu
@@ -191,13 +195,19 @@ class PolicyLoss:
 
     def name(self, generator: torch.Generator, row: int) -> str:
         """Which sample stands in a row of the batch."""
-        frame = self._pick(generator)[row]
+        frame = self._pick(generator)[0][row]
         episode = self._frames.episodes[self._frames.episode[frame]]
         return f"episode {episode.info.id}, tick {self._frames.tick[frame]}"
 
-    def _pick(self, generator: torch.Generator) -> np.ndarray:
+    def _pick(self, generator: torch.Generator) -> tuple[np.ndarray, torch.Tensor]:
+        """Frames of a whole batch (B,), and whose indicator is left out (B,) bool."""
         count = self._how.schedule.batch
-        return torch.multinomial(self._odds, count, replacement=True, generator=generator).numpy()
+        dropped = torch.rand(count, generator=generator) < self._how.indicator_dropout
+        kept, others = (
+            torch.multinomial(odds, count, replacement=True, generator=generator)
+            for odds in (self._odds, self._odds_dropped)
+        )
+        return torch.where(dropped, others, kept).numpy(), dropped
 
     def _look(self, step: int, rows: slice, pick: np.ndarray) -> tuple[torch.Tensor, dict[str, Any]]:
         """Tokens (b, C, P, W) float32 or images (b, C, h, w, 3) uint8, and the other tensors of a batch."""

@@ -19,8 +19,9 @@ import torch
 
 from recap_learner.training.training import Progress, Schedule, fit
 from recap_policy.checkpoint import save_vision
-from recap_policy.config import ObjectConfig, vla_config
+from recap_policy.config import ObjectConfig
 from recap_policy.objects import ObjectTower
+from recap_policy.sizes import vla_config
 from recap_policy.vision import LocalizeHead, VisionTower
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.files import replace_file

@@ -23,8 +23,8 @@ from recap_learner.value.returns import Normalizer, monte_carlo_returns, n_step_
 from recap_learner.value.value_data import check_outcomes, check_start, normalizers
 from recap_learner.value.value_inference import COMBINE, inputs, member, outlook, per_tick
 from recap_policy.checkpoint import load_value, save_value
-from recap_policy.config import value_config
 from recap_policy.prefix import make_tokenizer
+from recap_policy.sizes import value_config
 from recap_policy.value import ValueModel
 
 

@@ -12,7 +12,11 @@ from typing import Any
 
 from recap.study.settings import StudySettings
 from recap_learner.evaluation.evaluation import Attempt
+from recap_policy.chunks import EXECUTE_STEPS
+from recap_policy.sizes import value_config, vla_config
+from recap_station.contract import Task
 from recap_station.files import write_json
+from recap_station.sim.styles import STYLES
 
 FORMAT, VERSION = "recap-study-seed", 1
 
@@ -52,9 +56,13 @@ class Record:
         write_json(_file(folder, self.seed), {**head, "about": self.about, "policies": columns})
 
 
-def identity(how: StudySettings) -> str:
-    """Of everything that decides how attempts come out but their number."""
-    text = json.dumps(asdict(replace(how, attempts=0)), sort_keys=True, default=str)
+def identity(how: StudySettings, task: Task) -> str:
+    """Of what decides how attempts come out, but their number and the code: settings, the task's contract,
+    shapes of the models, styles of the demonstrations, steps of a chunk that are carried out."""
+    models = [asdict(vla_config(how.policy.config)), asdict(value_config(how.value.config))]
+    styles = [asdict(STYLES[name]) for name in how.styles]
+    parts = [asdict(replace(how, attempts=0)), task.to_dict(), EXECUTE_STEPS, *models, *styles]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

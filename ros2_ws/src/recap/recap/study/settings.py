@@ -5,11 +5,8 @@ Chosen on development start states and training seed 0, then frozen; docs/study.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from recap.sim_cell import SimCell
 from recap_learner.improve import Improvement
@@ -85,34 +82,6 @@ class StudySettings:
         return replace(self, policy=own, value=self.value.for_steps(value), improvement=again)
 
 
-def changed(how: StudySettings, words: Sequence[str]) -> StudySettings:
-    """With NAME=VALUE for each word, NAME the path of a number or a word in the settings, as in
-    improvement.rule.positive_fraction=0.15. Raises ValueError on a name there is not and on another type."""
-    for word in words:
-        path, _, value = word.partition("=")
-        how = _put(how, path.strip().split("."), value.strip(), word)
-    return how
-
-
-def _put(part: Any, path: Sequence[str], value: str, word: str) -> Any:
-    known = {f.name for f in fields(part)} if is_dataclass(part) and not isinstance(part, type) else set()
-    name, rest = path[0], path[1:]
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f", did you mean {close[0]!r}?" if close else f" (there are: {', '.join(sorted(known))})"
-        raise ValueError(f"--set {word}: no setting {name!r}{hint}")
-    old = getattr(part, name)
-    if rest:
-        return replace(part, **{name: _put(old, rest, value, word)})
-    kind = type(old)
-    if kind not in (int, float, str):
-        raise ValueError(f"--set {word}: {name} is {old!r}, wanted a setting that is a number or a word")
-    try:
-        return replace(part, **{name: kind(value)})
-    except ValueError as error:
-        raise ValueError(f"--set {word}: {error}") from error
-
-
 def study_settings(observation: str) -> StudySettings:
     """Raises ValueError on an unknown observation."""
     if observation == "images":
@@ -134,12 +103,13 @@ def study_settings(observation: str) -> StudySettings:
         draws=2,
         positive_share=FINETUNING.positive_share,
     )
+    rule = replace(Improvement().rule, positive_fraction=0.15)
     return StudySettings(
         "state",
         vision=VisionTraining(config="tiny-state"),
         value=value,
         policy=policy,
-        improvement=Improvement(value=value, policy=finetuning, rule=LabelRule(positive_fraction=0.15)),
+        improvement=Improvement(value=value, policy=finetuning, rule=rule),
     )
 
 
