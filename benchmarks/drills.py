@@ -26,7 +26,7 @@ import numpy as np
 from policy_rate import untrained_policy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/system"))
-from drill import DRILLS, RIGS, Drill, Result, Rig, run_drill
+from drill import COUNTED, DRILLS, RIGS, Drill, Result, Rig, run_drill
 from graph import end_on_signals
 
 from recap_teleop.arbiter import ArbiterSettings
@@ -39,7 +39,7 @@ Written by `{command}` on {cpus} cores ({load:.1f} processes ran on average befo
 
 - **within**: time-out and the tick that notices it; **measured**: from the fault to the first command that holds, median and largest [ms].
 - **step**: largest step between two commands in a row, of what the joint's velocity limit allows in a tick. All commands were finite and within the joints' limits, and so were the arms, unless a line below the table says otherwise.
-- **bag**: whole: closed, and holds every command that was heard; recovered: the killed recorder's part opens and holds every command up to a second before, its successor's goes on.
+- **bag**: whole: closed, and holds every command that was heard; recovered: the killed recorder's part opens and holds every command up to a second before, its successor's goes on; lost, and counted: commands are missing and the bag says how many (`recap.dropped`).
 - **recovered**: how often all went on as before the fault when the part was back; the median time that it took, restart included [s].
 
 | drill | expected | within | median | largest | step | bag | recovered | after | n |
@@ -50,7 +50,7 @@ Written by `{command}` on {cpus} cores ({load:.1f} processes ran on average befo
 def row(name: str, what: Drill, results: list[Result]) -> str:
     reached = [1e3 * r.reached_s for r in results if r.reached_s is not None]
     recovered = [r.recovered_s for r in results if r.recovered_s is not None]
-    bags = sorted({"commands lost" if r.lost else r.bag or "none" for r in results})
+    bags = sorted({_bag(r) for r in results})
     cells = [
         name,
         what.expected,
@@ -64,6 +64,12 @@ def row(name: str, what: Drill, results: list[Result]) -> str:
         str(len(results)),
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _bag(result: Result) -> str:
+    if result.lost:
+        return "lost, and counted" if COUNTED in result.bag else "lost"
+    return result.bag or "none"
 
 
 def missed(what: Drill, result: Result) -> list[str]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ CAMERA = STATION.camera_names[0]
 CHUNK_S, OLDEST_S = 1.0, 0.5  # of the real policy: a chunk's length; observations older are not used
 AWAY_S = 1.0  # between two commands: then the arbiter was away
 PATIENCE_S = 8.0  # beyond what is stated, until a hold is not waited for any more
+COUNTED = "all counted"  # in the bag: what it lacks is said there
 RIGS = ("stand-in", "real policy", "clock")
 
 
@@ -299,5 +301,7 @@ def look_at_bag(rig: Rig, identity: str, heard: list[Heard], whole: bool, drops:
         return "nothing of what was heard", len(there)
     lost = there[there.index(True) :].count(False)  # the recorder may begin a moment later than the listener
     if lost:
-        return f"{lost} of {len(there)} commands lost, {reader.metadata.get('recap.dropped')} counted", lost
+        dropped = json.loads(reader.metadata.get("recap.dropped", "{}")).get(topics.JOINT_COMMAND, 0)
+        counted = COUNTED if dropped >= lost else f"{dropped} counted"
+        return f"{lost} of {len(there)} commands lost, {counted}", lost
     return "whole" if whole else "recovered", 0

@@ -12,7 +12,7 @@ from rosbags.highlevel import AnyReader
 from recap_station import topics
 from recap_station.bags import BagReader, amend_metadata, joint_state
 from recap_station.contract import ContractError, Station, load_station
-from recap_teleop.recorder import EpisodeRecorder
+from recap_teleop.recorder import EpisodeRecorder, Numbers
 
 STATION = load_station("aloha")
 
@@ -134,3 +134,24 @@ def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="wanted one of unknown, success"):
         recorder.stop("won", "")
     recorder.stop("success", "")
+
+
+def missing(numbers: list[int]) -> int:
+    counted = Numbers()
+    return sum(counted.missing_before(number) for number in numbers)
+
+
+def test_what_never_came_is_counted_by_the_publishers_numbers() -> None:
+    assert missing([7, 8, 9]) == 0  # heard from the middle on
+    assert missing([7, 8, 12, 13, 15]) == 4
+    assert missing([100, 101, 1, 2, 3]) == 0  # the publisher was killed, its successor begins at 1
+    assert missing([100, 101, 1, 2, 5, 6]) == 2
+    assert missing([100, 101, 4, 5, 6]) == 3  # its first words were said before it was found
+    assert missing([100, 1, 101, 2, 102, 3, 106, 4]) == 3  # two publishers at a time
+    assert missing([]) == 0
+
+
+def test_publishers_that_come_and_go_are_not_kept_for_ever() -> None:
+    counted = Numbers()
+    assert not any(counted.missing_before(1 + n % 3) for n in range(300))
+    assert len(counted._heads) <= Numbers.KEPT

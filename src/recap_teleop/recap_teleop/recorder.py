@@ -19,6 +19,29 @@ from recap_station.contract import ContractError, Station
 OUTCOMES = ("unknown", "success", "failure", "discarded")  # in the order of Episode.msg
 
 
+class Numbers:
+    """Which of a topic's messages never came, by the numbers that publishers give theirs, from 1 on.
+
+    A message does not say whose it is: it is taken for that of the publisher whose last number is the nearest
+    lower one, and what lies between is missing. One lower than all is a new publisher's, and what that said
+    before it was heard is missing too; of the very first publisher nobody can tell. A second publisher that
+    has spoken for long may so be taken for a loss, once.
+    """
+
+    KEPT = 4  # publishers of one topic, dead ones among them
+
+    def __init__(self) -> None:
+        self._heads: list[int] = []  # last number of each publisher, the one heard last at the end
+
+    def missing_before(self, number: int) -> int:
+        lower = [head for head in self._heads if head < number]
+        missing = number - max(lower, default=0) - 1 if self._heads else 0
+        if lower:
+            self._heads.remove(max(lower))
+        self._heads = [*(head for head in self._heads if head != number), number][-self.KEPT :]
+        return missing
+
+
 class EpisodeRecorder:
     """Writes one bag after the other into `folder`, each named for its episode.
 

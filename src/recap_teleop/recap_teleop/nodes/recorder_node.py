@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 from recap_interfaces.msg import Episode
@@ -26,7 +25,7 @@ from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, STEADY, WARN, Param, RecapNode, Status, message_type, run
 from recap_station.nodes.process import one_line
-from recap_teleop.recorder import OUTCOMES, EpisodeRecorder
+from recap_teleop.recorder import OUTCOMES, EpisodeRecorder, Numbers
 
 KEPT = 10  # messages of a latched topic from before an attempt: who commanded when it began
 LINGER_S = 0.3  # after the end of an episode
@@ -55,6 +54,7 @@ class RecorderNode(RecapNode):
         self._refused = ""  # id of one that could not be
         self._last: tuple[str, Path] | None = None  # id and bag of the one recorded last
         self._dropped: Counter[str] = Counter()
+        self._numbers: dict[str, Numbers] = {}  # by topic
         self._dropped_before = 0
         self._written = 0
         self._trouble = ""
@@ -84,15 +84,18 @@ class RecorderNode(RecapNode):
 
     def _listen(self, topic: str, kind: str) -> Any:
         profile = qos.for_topic(topic, recording=True)
-        lost = SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic))
         return self.create_subscription(
-            message_type(kind), topic, partial(self._put, topic), profile, raw=True, event_callbacks=lost
+            message_type(kind), topic, partial(self._on_message, topic), profile, raw=True
         )
 
-    def _on_lost(self, topic: str, lost: QoSMessageLostInfo) -> None:
-        """This process did not run, and the publisher keeps a few messages only."""
-        if self._episode is not None:
-            self._dropped[topic] += lost.total_count_change
+    def _on_message(self, topic: str, cdr: bytes, info: dict[str, Any]) -> None:
+        """Where this process did not run for a while, publisher and middleware keep a few messages only. They
+        do not say of all that they let go of; the publisher's numbers do."""
+        number = info["publication_sequence_number"]
+        missing = self._numbers.setdefault(topic, Numbers()).missing_before(number) if number else 0
+        if missing and self._episode is not None:
+            self._dropped[topic] += missing
+        self._put(topic, cdr)
 
     def _put(self, topic: str, cdr: bytes) -> None:
         if topic in self._latched:
