@@ -40,7 +40,7 @@ class Improvement:
 
     value: ValueTraining = ValueTraining()
     policy: PolicyTraining = FINETUNING
-    rule: LabelRule = LabelRule(lookahead=50, positive_fraction=0.15, whole_episode_quantile=0.3)
+    rule: LabelRule = LabelRule(lookahead=50, positive_fraction=0.4, whole_episode_quantile=0.3)
     seed: int = 1
 
     @property

@@ -103,7 +103,6 @@ VLA_CONFIGS: dict[str, VLAConfig] = {
         backbone=BackboneConfig(width=96, layers=4, heads=4, kv_heads=1, head_dim=32, mlp=192),
         expert=ExpertConfig(width=64, mlp=128),
         prefix=_TINY_PREFIX,
-        temperature=0.3,
     ),
     # States of things instead of images: about 1,000 training samples a second on one core. How many numbers
     # a task has, its tower says.

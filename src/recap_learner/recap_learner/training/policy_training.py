@@ -72,7 +72,7 @@ class PolicyTraining(Computation):
 
 
 # From the pre-trained checkpoint, at a third of its learning rate (choice).
-FINETUNING = PolicyTraining(schedule=Schedule(steps=1400, batch=128, learning_rate=7e-4), positive_share=0.75)
+FINETUNING = PolicyTraining(schedule=Schedule(steps=700, batch=128, learning_rate=7e-4), positive_share=0.75)
 
 
 def train_policy(
