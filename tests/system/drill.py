@@ -270,13 +270,18 @@ def _recover(rig: Rig, what: Drill, mended_s: float, result: Result) -> None:
 def largest_step(commands: list[Heard]) -> float:
     """Of commands in a row, over the velocity limit of a tick. A listener kept from running may lose some:
     what it finds then may have moved for as many ticks as the stamps are apart. Where they are a second
-    apart, the arbiter was away, or its clock was put forward: then it may not have moved farther than in
-    one."""
+    apart, the arbiter was away, or its clock was put forward: then it may not be farther than a tick's way
+    from the last command, or from where the arms stand: what a killed arbiter said last need not have come
+    as far as to them."""
     worst = 0.0
     for a, b in itertools.pairwise(commands):
         apart_s = (b.stamp_ns - a.stamp_ns) / 1e9
-        ticks = max(1, round(apart_s / TICK_S - 0.25)) if apart_s < AWAY_S else 1
-        worst = max(worst, float((np.abs(b.positions - a.positions) / (STEP * ticks)).max()))
+        away = apart_s >= AWAY_S
+        ticks = 1 if away else max(1, round(apart_s / TICK_S - 0.25))
+        step = float((np.abs(b.positions - a.positions) / (STEP * ticks)).max())
+        if away and b.measured is not None:
+            step = min(step, float((np.abs(b.positions - b.measured) / STEP).max()))
+        worst = max(worst, step)
     return worst
 
 

@@ -57,12 +57,14 @@ class DrillError(AssertionError):
 
 @dataclass(frozen=True)
 class Heard:
-    """One command: when it came, on the steady clock; its stamp in ns; who commanded."""
+    """One command: when it came, on the steady clock; its stamp in ns; who commanded; where the arms stood
+    then, as the station itself says (not the relay)."""
 
     received_s: float
     stamp_ns: int
     source: str
     positions: np.ndarray
+    measured: np.ndarray | None
 
 
 class Watch(Node):
@@ -75,6 +77,7 @@ class Watch(Node):
         self.mode = -1
         self.running: dict[str, int] = {}  # attempt → its first command
         self.said: dict[str, tuple[float, str]] = {}  # part → when it last spoke, and what
+        self.measured: np.ndarray | None = None
         self.beyond = 0.0  # rad, of a measured joint beyond its limits
         self.faults = self.create_publisher(String, faults.FAULTS, qos.EVENT)
         self.taken: dict[str, str] = {}  # role → the fault that it took last
@@ -94,7 +97,8 @@ class Watch(Node):
         positions = STATION.vector(message.name, message.position)
         if stamp > self._started[1]:  # what was on its way when the attempt began is not of it
             self.running.setdefault(self._started[0], len(self.commands))
-        self.commands.append(Heard(time.monotonic(), stamp, message.header.frame_id, positions))
+        who = message.header.frame_id
+        self.commands.append(Heard(time.monotonic(), stamp, who, positions, self.measured))
 
     def _on_taken(self, message: String) -> None:
         self.taken[message.data.split()[0]] = message.data
@@ -115,7 +119,7 @@ class Watch(Node):
         self.mode = message.mode
 
     def _on_state(self, message: JointState) -> None:
-        state = np.array(message.position)
+        state = self.measured = np.array(message.position)
         arms = ~STATION.is_gripper
         beyond = np.maximum(state - STATION.upper, STATION.lower - state)[arms]
         self.beyond = max(self.beyond, float(beyond.max()))

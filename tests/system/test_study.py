@@ -93,7 +93,7 @@ def test_a_setting_is_changed_by_its_path():
     assert identity(how, TASK) != identity(study_settings("state"), TASK)
     for word, said in (
         ("improvement.rule.positive=1", "did you mean 'positive_fraction'"),
-        ("rollouts=many", "rollouts is 200 so far: invalid literal"),
+        ("rollouts=many", "rollouts is 40 so far: invalid literal"),
         ("styles=1", "wanted a setting that is a number, a word or a mapping"),
         ("styles={", "styles is .* so far"),
         ("rollouts", "wanted NAME=VALUE"),
