@@ -4,12 +4,14 @@ and an episode played by one node in the test's process."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +75,20 @@ rclpy.spin(node)
 def free_domain() -> int:
     """A ROS domain for this process: tests that run side by side do not hear each other."""
     return 43 + os.getpid() % 58
+
+
+def forget_the_dead() -> None:
+    """Remove what killed processes have left of Fast DDS in shared memory: a lock that nobody will open again
+    can keep their successors on the same port from hearing anything."""
+    used = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # ended meanwhile, or another user's
+            used |= set(re.findall(r"/dev/shm/\S+", maps.read_text()))
+            used |= {os.readlink(opened) for opened in maps.parent.glob("fd/*")}
+    for left in Path("/dev/shm").glob("*fastrtps*"):
+        with suppress(OSError):
+            if str(left) not in used and left.stat().st_uid == os.getuid():
+                left.unlink()
 
 
 def end_on_signals() -> None:
@@ -165,6 +181,7 @@ class Graph:
     def __init__(self, folder: Path, node: Callable[[Context], Any] = World):
         self.folder = folder
         self.domain = free_domain()
+        forget_the_dead()
         announce_often()
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         self.environment["PYTHONPATH"] = os.pathsep.join(sys.path)
