@@ -38,7 +38,7 @@ HEAD = """# Drills
 Written by `{command}` on {cpus} cores ({load:.1f} processes ran on average before it began). Each time one part of the cell fails at a random moment of an attempt, over real ROS 2 in the simulated cell, with the arbiter's default time-outs, and is mended two seconds later (three for cameras).
 
 - **within**: time-out and the tick that notices it; **measured**: from the fault to the first command that holds, median and largest [ms].
-- **step**: largest step between two commands in a row, of what the joint's velocity limit allows in a tick. All commands were finite and within the joints' limits, and so were the arms, unless a line below the table says otherwise.
+- **step**: largest step between two commands in a row, of what the joint's velocity limit allows in a tick; where the arbiter was away for a second, from the last command or from where the arms stood, whichever is less. All commands were finite and within the joints' limits, and so were the arms, unless a line below the table says otherwise.
 - **bag**: whole: closed, and holds every command that was heard; recovered: the killed recorder's part opens and holds every command up to a second before, its successor's goes on; lost, and counted: commands are missing and the bag says how many (`recap.dropped`).
 - **recovered**: how often all went on as before the fault when the part was back; the median time that it took, restart included [s].
 
