@@ -12,7 +12,7 @@ from rosbags.highlevel import AnyReader
 from recap_station import topics
 from recap_station.bags import BagReader, amend_metadata, joint_state
 from recap_station.contract import ContractError, Station, load_station
-from recap_teleop.recorder import EpisodeRecorder, Numbers
+from recap_teleop.recorder import EpisodeRecorder, Numbers, Tail
 
 STATION = load_station("aloha")
 
@@ -155,3 +155,24 @@ def test_publishers_that_come_and_go_are_not_kept_for_ever() -> None:
     counted = Numbers()
     assert not any(counted.missing_before(1 + n % 3) for n in range(300))
     assert len(counted._heads) <= Numbers.KEPT
+
+
+def test_a_bag_stays_open_while_messages_from_before_its_end_come_in() -> None:
+    tail = Tail(ended_ns=1000, now_s=5.0)
+    for late in range(30):
+        tail.heard(sent_ns=900 + late)
+        assert not tail.is_in(now_s=5.0 + 0.1 * late)
+    for after in range(Tail.QUIET - 1):
+        tail.heard(sent_ns=1001 + after)
+        closes = tail.is_in(now_s=8.1)
+    assert closes
+
+
+def test_a_bag_does_not_stay_open_for_ever_for_a_sender_whose_clock_is_behind() -> None:
+    tail = Tail(ended_ns=1000, now_s=5.0)
+    now, asked = 5.0, 0
+    while not tail.is_in(now):
+        tail.heard(sent_ns=0)
+        now += 0.1
+        asked += 1
+    assert Tail.PATIENCE_S <= now - 5.0 < Tail.PATIENCE_S + 0.2 and asked > Tail.QUIET

@@ -42,6 +42,31 @@ class Numbers:
         return missing
 
 
+class Tail:
+    """What was said before an episode ended and is read after that: on a busy machine the end, on a topic of
+    few messages, is heard before streams that are read seconds late.
+
+    Asked again and again whether it is in. Askings are counted instead of time, since between two of them
+    every stream has its turn, also where the process did not run for a while.
+    """
+
+    QUIET = 4  # askings without a message from before the end; the arbiter's last word comes just after it
+    PATIENCE_S = 10.0
+
+    def __init__(self, ended_ns: int, now_s: float):
+        self._ended_ns, self._give_up_s = ended_ns, now_s + self.PATIENCE_S
+        self._quiet = 0
+
+    def heard(self, sent_ns: int) -> None:
+        """A message came that was sent at `sent_ns`, on the clock of the end."""
+        if sent_ns <= self._ended_ns:
+            self._quiet = 0
+
+    def is_in(self, now_s: float) -> bool:
+        self._quiet += 1
+        return self._quiet >= self.QUIET or now_s >= self._give_up_s
+
+
 class EpisodeRecorder:
     """Writes one bag after the other into `folder`, each named for its episode.
 

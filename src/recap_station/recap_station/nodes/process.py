@@ -97,6 +97,10 @@ def _run(node_class: type[Runnable], argv: Sequence[str] | None) -> int:
     sys.stderr.flush()
     if node is not None and code == 0:
         node.destroy_node()
+    # Whatever of rclpy is still in a cycle must go before the interpreter: its destructor crashes after that.
+    node = executor = None
+    gc.unfreeze()
+    gc.collect()
     if rclpy.ok():
         rclpy.shutdown()
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import queue
 import threading
 import time
@@ -25,10 +24,10 @@ from recap_station.contract import ContractError, load_task
 from recap_station.nodes import qos
 from recap_station.nodes.base import ERROR, OK, STEADY, WARN, Param, RecapNode, Status, message_type, run
 from recap_station.nodes.process import one_line
-from recap_teleop.recorder import OUTCOMES, EpisodeRecorder, Numbers
+from recap_teleop.recorder import OUTCOMES, EpisodeRecorder, Numbers, Tail
 
 KEPT = 10  # messages of a latched topic from before an attempt: who commanded when it began
-LINGER_S = 0.3  # after the end of an episode
+LOOK_S = 0.1
 NOTE_S = 1.0  # between notes of dropped messages in a bag that is being written
 ASK_S = 2.0
 
@@ -60,7 +59,7 @@ class RecorderNode(RecapNode):
         self._trouble = ""
         self._writer: threading.Thread | None = None
         self._latched: dict[str, deque[bytes]] = {topics.CONTROL_MODE: deque(maxlen=KEPT)}
-        self._close_at_s = math.inf
+        self._tail: Tail | None = None  # of the recorded episode, once it has ended
         self._unended = ""  # reason for which the running episode must be ended
         self._ending: Future | None = None
         self._ask_at_s = 0.0
@@ -72,13 +71,13 @@ class RecorderNode(RecapNode):
         self._end = self.create_client(EndEpisode, "end_episode")
         profile = qos.for_topic(topics.EPISODE, recording=True)
         self.create_subscription(Episode, topics.EPISODE, self._on_episode, profile, raw=True)
-        self.create_timer(0.1, self._look_after, clock=STEADY)
+        self.create_timer(LOOK_S, self._look_after, clock=STEADY)
 
     def shutdown(self) -> None:
-        if math.isinf(self._close_at_s):
-            self._finish("unknown", "recorder was stopped")
-        else:
+        if self._tail:
             self._close()
+        else:
+            self._finish("unknown", "recorder was stopped")
 
     # --- hearing --------------------------------------------------------------------------------------
 
@@ -95,6 +94,8 @@ class RecorderNode(RecapNode):
         missing = self._numbers.setdefault(topic, Numbers()).missing_before(number) if number else 0
         if missing and self._episode is not None:
             self._dropped[topic] += missing
+        if self._tail:
+            self._tail.heard(info["source_timestamp"])
         self._put(topic, cdr)
 
     def _put(self, topic: str, cdr: bytes) -> None:
@@ -109,13 +110,13 @@ class RecorderNode(RecapNode):
         except queue.Full:
             self._dropped[topic] += 1
 
-    def _on_episode(self, cdr: bytes) -> None:
+    def _on_episode(self, cdr: bytes, info: dict[str, Any]) -> None:
         episode = deserialize_message(cdr, Episode)
         if self._episode is not None and episode.id != self._episode.id:
-            if math.isinf(self._close_at_s):
-                self._finish("unknown", f"episode {episode.id} began before this one had ended")
-            else:
+            if self._tail:
                 self._close()
+            else:
+                self._finish("unknown", f"episode {episode.id} began before this one had ended")
         if episode.state == Episode.RUNNING:
             if self._episode is None and episode.id != self._refused:
                 self._begin(episode)
@@ -123,8 +124,7 @@ class RecorderNode(RecapNode):
         elif episode.state == Episode.ENDED and self._episode is not None:
             self._put(topics.EPISODE, cdr)
             self._episode = episode
-            # The arbiter's last word of this attempt is on its way: no person commands beyond the bag's end.
-            self._close_at_s = min(self._close_at_s, time.monotonic() + LINGER_S)
+            self._tail = self._tail or Tail(info["source_timestamp"], time.monotonic())
         elif episode.state == Episode.ENDED and self._last is not None and self._last[0] == episode.id:
             changed = {"recap.outcome": OUTCOMES[episode.outcome], "recap.reason": episode.reason}
             amend_metadata(self._last[1], changed)
@@ -160,7 +160,7 @@ class RecorderNode(RecapNode):
             self._end_unrecorded()
             return
         self._refused = ""
-        self._episode, self._close_at_s = episode, math.inf
+        self._episode, self._tail = episode, None
         self._dropped.update(self.recorder.dropped)
         for topic, kept in self._latched.items():  # every bag stands alone
             for cdr in list(kept):
@@ -189,7 +189,7 @@ class RecorderNode(RecapNode):
         episode, self._episode = self._episode, None
         if episode is None or self._writer is None:
             return
-        self._close_at_s = math.inf
+        self._tail = None
         self._queue.put(("", 0, b""))
         self._writer.join()
         self._writer = None
@@ -206,11 +206,11 @@ class RecorderNode(RecapNode):
 
     def _look_after(self) -> None:
         if self._trouble and self._episode is not None:
-            running = math.isinf(self._close_at_s)
+            running = self._tail is None
             self._finish("discarded", f"recorder: {self._trouble}")
             if running:
                 self._end_unrecorded()
-        elif time.monotonic() >= self._close_at_s:
+        elif self._tail and self._tail.is_in(time.monotonic()):
             self._close()
         self._ask_for_the_end()
 
