@@ -4,7 +4,9 @@ several attempts in one bag, clocks that jump. What cannot be used is told, and 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +403,7 @@ def test_bags_written_by_rosbags(tmp_path: Path, version: int, mode: str, storag
         assert round(EpisodeImages(episode, tmp_path).read("eye", 57).mean()) == 110
 
 
-@pytest.mark.parametrize("version", [2, 4, 5, 6, 10])
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6, 7, 10])
 def test_metadata_of_other_versions(tmp_path: Path, version: int) -> None:
     """Version 2 lists the folder too; before 6 there is no custom data; 10 is of a recorder to come."""
     write(tmp_path / "bag" / "bag_0.mcap", whole())
@@ -414,6 +416,57 @@ def test_metadata_of_other_versions(tmp_path: Path, version: int) -> None:
     [episode] = read_attempts(tmp_path / "bag", tmp_path, cell(tmp_path))
     assert episode.info.damage == "" and len(episode) == TICKS
     assert episode.info.outcome == ("failure" if version >= 6 else "unknown")
+
+
+@pytest.mark.parametrize("split", [1, 3])
+def test_databases_of_humble_are_read(tmp_path: Path, split: int) -> None:
+    """Humble's files have two tables and its metadata is of version 5, without the types' definitions."""
+    rows = whole()
+    names = [f"bag_{part}.db3" for part in range(split)]
+    (tmp_path / "bag").mkdir()
+    for part, name in enumerate(names):
+        with closing(sqlite3.connect(tmp_path / "bag" / name)) as database:
+            database.execute(
+                "CREATE TABLE topics(id INTEGER PRIMARY KEY,name TEXT NOT NULL,type TEXT NOT NULL,"
+                "serialization_format TEXT NOT NULL,offered_qos_profiles TEXT NOT NULL)"
+            )
+            database.execute(
+                "CREATE TABLE messages(id INTEGER PRIMARY KEY,topic_id INTEGER NOT NULL,"
+                "timestamp INTEGER NOT NULL, data BLOB NOT NULL)"
+            )
+            database.execute("CREATE INDEX timestamp_idx ON messages (timestamp ASC)")
+            numbers: dict[str, int] = {}
+            for topic, kind, received, cdr in rows[
+                part * len(rows) // split : (part + 1) * len(rows) // split
+            ]:
+                if topic not in numbers:
+                    numbers[topic] = len(numbers) + 1
+                    said = (numbers[topic], topic, kind, "cdr", "- history: 3\n  depth: 0")
+                    database.execute("INSERT INTO topics VALUES(?, ?, ?, ?, ?)", said)
+                message = (numbers[topic], received, cdr)
+                database.execute("INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)", message)
+            database.commit()
+    information = {
+        "version": 5,
+        "storage_identifier": "sqlite3",
+        "duration": {"nanoseconds": TICKS * STEP},
+        "starting_time": {"nanoseconds_since_epoch": START},
+        "message_count": len(rows),
+        "topics_with_message_count": [],
+        "compression_format": "",
+        "compression_mode": "",
+        "relative_file_paths": names,
+        "files": [{"path": name, "message_count": len(rows) // split} for name in names],
+    }
+    described = tmp_path / "bag" / "metadata.yaml"
+    described.write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}))
+    for given in (True, False):
+        if not given:
+            described.unlink()
+        [episode] = read_attempts(tmp_path / "bag", tmp_path, cell(tmp_path))
+        np.testing.assert_array_equal(episode.state, expected())
+        assert episode.info.damage == "" and episode.info.unchecked
+        assert round(EpisodeImages(episode, tmp_path).read("eye", 57).mean()) == 110
 
 
 def test_two_workers_make_what_one_makes(tmp_path: Path) -> None:

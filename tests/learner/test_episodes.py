@@ -1,13 +1,18 @@
 """A bag with a correction becomes an episode; bags that cannot be used say why."""
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from recap_learner.data import episodes
 from recap_learner.data.episodes import ConversionError, convert_bags, load_episode, read_bag, read_images
+from recap_learner.data.store import Store
 from recap_station import topics
 from recap_station.bags import BagWriter, amend_metadata
 from recap_station.cdr import compressed_image, joint_state, serialize
@@ -23,12 +28,14 @@ def picture(index: int) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-def make_bag(folder: Path, outcome: str = "success", source: str = "rollout", gap: bool = False) -> Path:
+def make_bag(
+    folder: Path, outcome: str = "success", source: str = "rollout", gap: bool = False, start: int = START
+) -> Path:
     bag = folder / "attempt"
     names, dof = STATION.joint_names, STATION.dof
     with BagWriter(bag, topics.recorded_topics(STATION), topics.LATCHED) as writer:
         for tick in range(TICKS):
-            now = START + tick * STEP
+            now = start + tick * STEP
             if tick in (0, TICKS - 1):
                 state = 1 if tick == 0 else 2
                 writer.write(topics.EPISODE, now, serialize(topics.EPISODE_TYPE, stamp_ns=now, state=state))
@@ -199,6 +206,39 @@ def test_two_bags_of_one_name_are_not_taken_for_one(tmp_path):
     files, problems = convert_bags([tmp_path / "monday", tmp_path / "tuesday"], tmp_path / "store")
     assert len(files) == 1 and load_episode(files[0]).info.outcome == "success"
     assert len(problems) == 1 and "rename one of the bags" in problems[0]
+
+
+def test_two_bags_of_one_name_are_not_taken_for_one_when_converted_at_the_same_time(tmp_path, monkeypatch):
+    both_read, real = threading.Barrier(2), episodes.read_attempts
+
+    def read_attempts(*given):
+        found = real(*given)
+        both_read.wait(30)
+        return found
+
+    monkeypatch.setattr(episodes, "read_attempts", read_attempts)
+    bags = [make_bag(tmp_path / "monday"), make_bag(tmp_path / "tuesday", outcome="failure")]
+    with ThreadPoolExecutor(2) as both:
+        answers = list(both.map(lambda bag: convert_bags([bag], tmp_path / "store"), bags))
+    [[file]], [[problem]] = [f for f, _ in answers if f], [p for _, p in answers if p]
+    assert "rename one of the bags" in problem
+    refused = next(bag for bag, (_, problems) in zip(bags, answers, strict=True) if problems)
+    assert load_episode(file).info.bag_in(tmp_path / "store").resolve() != refused.resolve()
+
+
+def test_labels_stay_with_the_ticks_that_they_were_made_for(tmp_path):
+    bag, store = make_bag(tmp_path / "bags"), Store(tmp_path / "store")
+    [file], _ = convert_bags([bag], store.folder)
+    ticks = len(load_episode(file))
+    store.save_labels("run", "attempt", {"value": np.zeros(ticks)}, {})
+    amend_metadata(bag, {"recap.outcome": "failure"})
+    convert_bags([bag], store.folder)
+    assert store.load("attempt").info.outcome == "failure"
+    assert store.load_labels("run", "attempt") is not None
+    shutil.rmtree(bag)
+    make_bag(tmp_path / "bags", start=START + STEP)  # another attempt, as long, under the same name
+    convert_bags([bag], store.folder)
+    assert len(store.load("attempt")) == ticks and store.load_labels("run", "attempt") is None
 
 
 def test_a_folder_without_bags_is_an_error(tmp_path):

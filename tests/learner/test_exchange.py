@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -220,6 +221,90 @@ def test_a_data_set_of_others_becomes_demonstrations(store, tmp_path):
     )
     off = [np.abs(a.astype(float) - was[i]).mean() for a, i in zip(shown, before.image[camera], strict=True)]
     assert max(off) < 4.0
+
+
+def others_data_set(folder: Path, lengths: tuple[int, ...], fps: int, videos: bool) -> None:
+    """As other recorders lay it out: all episodes in one file, and either all of a camera in one video or its
+    images in the rows. The gray of an image tells which one it is: 2 a row, counted over all episodes."""
+    total, keys = sum(lengths), [f"observation.images.{camera}" for camera in STATION.camera_names]
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    frame = np.concatenate([np.arange(n) for n in lengths])
+    values = (np.arange(total)[:, None] + 0.01 * np.arange(STATION.dof)).astype(np.float32)
+    pictures = [np.full((32, 48, 3), 2 * row + 20, np.uint8) for row in range(total)]
+    columns = {
+        "observation.state": pa.array(values.tolist(), pa.list_(pa.float32(), STATION.dof)),
+        "action": pa.array((values + 0.5).tolist(), pa.list_(pa.float32(), STATION.dof)),
+        "episode_index": episode, "frame_index": frame, "timestamp": frame / fps,
+        "task_index": np.zeros(total, int),
+    }  # fmt: skip
+    about: dict[str, list] = {
+        "episode_index": list(range(len(lengths))), "length": list(lengths),
+        "data/chunk_index": [0] * len(lengths), "data/file_index": [0] * len(lengths),
+    }  # fmt: skip
+    for key in keys:
+        if videos:
+            path = folder / f"videos/{key}/chunk-000/file-000.mp4"
+            path.parent.mkdir(parents=True)
+            writer = video.VideoWriter(path, fps, (32, 48), "h264")
+            for picture in pictures:
+                writer.write(picture)
+            writer.close()
+            about |= {f"videos/{key}/{place}_index": [0] * len(lengths) for place in ("chunk", "file")}
+            about[f"videos/{key}/from_timestamp"] = [sum(lengths[:i]) / fps for i in range(len(lengths))]
+        else:
+            cells = [{"bytes": cv2.imencode(".png", p)[1].tobytes(), "path": None} for p in pictures]
+            columns[key] = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    features = {
+        name: {"dtype": "float32", "shape": [STATION.dof]} for name in ("observation.state", "action")
+    }
+    features |= {key: {"dtype": "video" if videos else "image", "shape": [32, 48, 3]} for key in keys}
+    info = {
+        "codebase_version": "v3.0", "fps": fps, "features": features,
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    }  # fmt: skip
+    for path in ("data/chunk-000", "meta/episodes/chunk-000"):
+        (folder / path).mkdir(parents=True)
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    pq.write_table(pa.table(columns), folder / "data/chunk-000/file-000.parquet")
+    pq.write_table(pa.table(about), folder / "meta/episodes/chunk-000/file-000.parquet")
+    tasks = pa.table({"task_index": [0], "task": ["put the peg into the hole"]})
+    pq.write_table(tasks, folder / "meta/tasks.parquet")
+
+
+@pytest.mark.parametrize("videos", [False, True])
+def test_a_data_set_in_others_layout_is_read(tmp_path: Path, videos: bool) -> None:
+    if videos:
+        pytest.importorskip("av")
+    lengths, fps = (12, 30), 10
+    others_data_set(tmp_path / "theirs", lengths, fps, videos)
+    back = Store(tmp_path / "back")
+    names = import_lerobot(tmp_path / "theirs", back, STATION, TASK)
+    assert names == ["theirs_000000", "theirs_000001"]
+    for name, rows, first in zip(names, lengths, (0, lengths[0]), strict=True):
+        episode = back.load(name)
+        row = np.arange(len(episode)) * fps // int(STATION.control_rate_hz)
+        assert len(episode) == (rows - 1) * STATION.control_rate_hz / fps + 1
+        np.testing.assert_allclose(episode.state[:, 0], first + row)
+        np.testing.assert_allclose(episode.command[:, 0], first + row + 0.5)
+        assert episode.info.task.prompt == "put the peg into the hole"
+        for camera in STATION.camera_names:
+            shown = read_images(episode.info.bag_in(back.folder), camera, episode.image[camera])
+            gray = np.array([image.mean() for image in shown])[episode.image[camera]]  # each image once
+            assert np.abs(gray - (2 * (first + row) + 20)).max() <= 1.5
+
+
+def test_a_row_without_its_image_is_named(tmp_path: Path) -> None:
+    others_data_set(tmp_path / "theirs", (5,), 10, videos=False)
+    file, key = (
+        tmp_path / "theirs/data/chunk-000/file-000.parquet",
+        f"observation.images.{STATION.camera_names[0]}",
+    )
+    rows = pq.read_table(file).to_pylist()
+    rows[3][key] = {"bytes": b"no image", "path": None}
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    with pytest.raises(ExchangeError, match=f"episode 0 has no {key} in row 3"):
+        import_lerobot(tmp_path / "theirs", Store(tmp_path / "back"), STATION, TASK)
 
 
 def test_a_camera_that_was_absent_is_black_and_comes_back_absent(store, tmp_path):

@@ -30,6 +30,7 @@ def attempt(
     every: int = 1,
     late_s: float = 0.0,
     pause: range = range(0),
+    states_every: int = 1,
 ) -> Path:
     """A recording in which the waist swings; what is wrong with it concerns CAMERA or its states."""
     rng = np.random.default_rng(len(name))
@@ -40,7 +41,7 @@ def attempt(
             position = STATION.home.copy()
             position[0] += 0.2 * np.sin(tick / 30) + len(name) / 1000
             for topic in (topics.JOINT_STATES, topics.JOINT_COMMAND):
-                if tick not in pause:
+                if tick not in pause and (topic == topics.JOINT_COMMAND or tick % states_every == 0):
                     writer.write(topic, now, joint_state(now, STATION.joint_names, position, "policy"))
             for camera in STATION.camera_names:
                 mine = camera == CAMERA
@@ -94,6 +95,7 @@ def test_an_episode_of_before_streams_were_kept_is_read_by_this_stacks_topics(tm
         ({"shade": 0}, "black", CAMERA),
         ({"frozen": True}, "frozen", f"{CAMERA}: 150 equal images in 2.98 s"),
         ({"every": 5}, "rate", f"{CAMERA} 10.0 Hz, wanted 30 Hz"),
+        ({"states_every": 2}, "rate", "joint_states 25.0 Hz, wanted 50 Hz"),
         ({"late_s": 0.2}, "skew", "200 ms after its stamp"),
         ({"pause": range(50, 90)}, "stall", "nothing for 0.82 s"),
         ({"pause": range(50, 60)}, "gap", "3.3 % of the ticks"),

@@ -47,7 +47,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
         (["--collect", "dreams"], 2, "--collect: wanted sim or robot, found 'dreams'"),
         (["--set", "improvement.rule.lookahaed=5"], 2, "did you mean 'lookahead'?"),
         (["--set", "improvement.value.members=0"], 2, "0 members by 'mean'"),
-        (["--set", "value.mixture.kinds={\"person\": 1}"], 2, "kind 'person', wanted demonstration"),
+        (["--set", 'value.mixture.kinds={"person": 1}'], 2, "kind 'person', wanted demonstration"),
         (["--set", "policy.checkpointing=perhaps"], 2, "found 'perhaps', wanted true or false"),
         (["--gates", "warn", "--set", "gates.spread=0.1"], 2, "there is no 'spread', what it is of is none"),
         (["--task", "handover_insrt"], 1, "did you mean 'handover_insert'?"),

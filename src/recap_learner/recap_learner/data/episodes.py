@@ -11,6 +11,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from recap_learner.data.reading import (
     read_attempts,
     read_bag,
 )
+from recap_learner.data.store import Store
 from recap_station import storage
 from recap_station.bags import amend_metadata
 from recap_station.contract import ContractError
@@ -172,7 +174,8 @@ class _Job:
 
     def _convert(self, bag: Path, old: set[Path]) -> dict[Path, str]:
         """→ episode file → outcome. Old files, of attempts that the bag no longer has, go."""
-        self._check_name(self._target(bag_name(bag)), bag)
+        store = Store(self.store)
+        self._check_name(self._target(bag_name(bag)), bag)  # before the work; again when it is written
         episodes = read_attempts(bag, self.store, self.cell)
         outcomes = {}
         for episode in episodes:
@@ -180,13 +183,13 @@ class _Job:
             outcomes[target] = episode.info.outcome
             if episode.info.outcome not in OUTCOMES and not self.unknown:
                 continue
-            self._check_name(target, bag)
             try:
-                save_episode(episode, target)
+                store.add(episode, lambda target=target: self._check_name(target, bag))
             except OSError as error:
                 raise _StoreError(error) from error
         for file in old - set(outcomes):
-            file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                store.remove(file.name.removesuffix(SUFFIX))
         return outcomes
 
     def _up_to_date(self, bag: Path, made: dict[Path, dict[str, Any]]) -> dict[Path, str] | None:

@@ -27,7 +27,7 @@ KINDS = {
     "unlabelled": "no outcome, neither recorded nor given by a person",
     "damage": "something was lost or left out when the recording was read",
     "gap": f"state or command older than {STALE_S} s",
-    "rate": "a camera slower than its contract says",
+    "rate": "a camera, states or commands slower than the contract says",
     "stall": "a stream that paused",
     "frozen": "a camera that showed one picture while the robot moved",
     "black": "a camera that showed nothing",
@@ -41,7 +41,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Where something becomes a finding. slow: share of a camera's rate; stall_s, frozen_s: seconds; moved:
+    """Where something becomes a finding. slow: share of the wanted rate; stall_s, frozen_s: seconds; moved:
     rad that some joint must have moved meanwhile; black: grey level of 255; jump: times a joint's greatest
     velocity; skew_s: difference of two streams' median delays; pictures: decoded of each camera."""
 
@@ -230,12 +230,19 @@ def check_streams(
             slow.append(f"{camera.name} has no image, wanted {camera.rate_hz:.0f} Hz")
         elif stream.rate_hz < limits.slow * camera.rate_hz and stream.messages > 1:
             slow.append(f"{camera.name} {stream.rate_hz:.1f} Hz, wanted {camera.rate_hz:.0f} Hz")
+    joints = [s.topic for s in (*declared.state, *declared.command) if s.type != TRAJECTORY_TYPE]
+    stalled = []  # a trajectory says much at once, and then nothing
+    for name in dict.fromkeys([*joints, *(stream.topic for _, stream in declared.images)]):
+        if name in streams and streams[name].longest_gap_s > limits.stall_s:
+            stalled.append(name)
+            found.append(("stall", f"{name}: nothing for {streams[name].longest_gap_s:.2f} s"))
+    wanted = episode.info.station.control_rate_hz
+    for name in dict.fromkeys(joints):
+        stream = streams.get(name)
+        if stream and stream.messages > 1 and name not in stalled and stream.rate_hz < limits.slow * wanted:
+            slow.append(f"{name} {stream.rate_hz:.1f} Hz, wanted {wanted:.0f} Hz")
     if slow:
         found.append(("rate", "; ".join(slow)))
-    always = (*declared.state, *declared.command, *(stream for _, stream in declared.images))
-    for name in dict.fromkeys(s.topic for s in always if s.type != TRAJECTORY_TYPE):  # one says much at once
-        if name in streams and streams[name].longest_gap_s > limits.stall_s:
-            found.append(("stall", f"{name}: nothing for {streams[name].longest_gap_s:.2f} s"))
     delays = {name: stream.delay_s for name, stream in streams.items() if stream.messages > 1}
     if delays:
         early, late = min(delays, key=delays.__getitem__), max(delays, key=delays.__getitem__)

@@ -1,6 +1,6 @@
 """A folder of episodes: what is in it, by an index; putting in, taking out and labelling one at a time.
 
-    <store>/<id>.episode.parquet        the ticks (`recap_learner.data.episodes`)
+    <store>/<id>.episode.parquet        the ticks (`recap_learner.data.episode_file`)
     <store>/labels/<tag>/<id>.parquet   value, advantage, indicator of every tick, by the run that made them
     <store>/judgements.jsonl            what people said of the attempts (`recap_learner.data.judgements`)
     <store>/index.parquet               one row an episode: a summary, rebuilt of the files that changed
@@ -17,7 +17,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap_learner.data.episodes import SUFFIX, ConversionError, Episode, load_episode, save_episode
+from recap_learner.data.episode_file import SUFFIX, ConversionError, Episode, load_episode, save_episode
 from recap_learner.data.judgements import Judgement, read_judgements
 from recap_station import storage
 from recap_station.files import replace_file
@@ -100,12 +100,17 @@ class Store:
                 self._save_index(entries)
         return entries, problems
 
-    def add(self, episode: Episode) -> Path:
-        """Write an episode, or write it anew."""
+    def add(self, episode: Episode, check: Callable[[], None] | None = None) -> Path:
+        """Write an episode, or write it anew; labels of other ticks than its own go.
+
+        check: called while other writers are kept out, raises what speaks against writing.
+        """
         path = self.path(episode.info.id)
         with self.lock():
+            if check:
+                check()
             self._sweep()
-            if not path.exists():  # labels that a removal which was killed has left
+            if not _has_ticks_of(path, episode):  # or a removal that was killed has left them
                 self._remove_labels(episode.info.id)
             save_episode(episode, path)
         return path
@@ -226,6 +231,15 @@ def judged(episode: Episode, said: Mapping[str, Judgement]) -> Episode:
             stage[tick:] = name
         episode = replace(episode, stage=stage)
     return episode
+
+
+def _has_ticks_of(path: Path, episode: Episode) -> bool:
+    try:
+        with open(path, "rb") as file:
+            before = pq.read_table(file, columns=["time_ns"])["time_ns"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError):  # none there, or damaged
+        return False
+    return np.array_equal(before, episode.time_ns)
 
 
 def _summary(file: Path) -> Entry:

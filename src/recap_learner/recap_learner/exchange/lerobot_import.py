@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def import_lerobot(
             name = f"{folder.name}_{about['episode_index']:06d}"
             made = _foreign(table, info, name, station, replace(task, prompt=prompt))
         if not _is_there(made, store):
-            made = _with_images(made, folder, info, about, store.folder)
+            frames = partial(_frames, folder, info, about, table)
+            made = _with_images(made, frames, store.folder, a_frame_each_tick=ours is not None)
             store.add(made)
         if ours is not None and ours["tag"] and (table["indicator"].to_numpy() != UNLABELLED).all():
             labels = {name: table[name].to_numpy() for name in LABEL_COLUMNS}
@@ -169,11 +171,33 @@ def _foreign(table: pa.Table, info: dict[str, Any], name: str, station: Station,
     )
 
 
+def _frames(
+    folder: Path, info: dict[str, Any], about: dict[str, Any], table: pa.Table, camera: str
+) -> Iterator[np.ndarray]:
+    """Images (H, W, 3) uint8 RGB of one camera in an episode, of its video or of the rows themselves."""
+    key = video_key(camera)
+    if info["features"][key]["dtype"] == "image":
+        for row, cell in enumerate(table[key].to_pylist()):
+            data = (cell or {}).get("bytes") or b""
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+            if image is None:
+                raise ExchangeError(f"{folder}: episode {about['episode_index']} has no {key} in row {row}")
+            yield image[..., ::-1]
+        return
+    places = {name: about[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
+    video = _within(folder, info["video_path"].format(video_key=key, **places))
+    yield from read_frames(video, info["fps"], about[f"videos/{key}/from_timestamp"], about["length"])
+
+
 def _with_images(
-    episode: Episode, folder: Path, info: dict[str, Any], about: dict[str, Any], store: Path
+    episode: Episode,
+    frames: Callable[[str], Iterator[np.ndarray]],
+    store: Path,
+    a_frame_each_tick: bool,
 ) -> Episode:
-    """The episode with its images in a bag of their own, numbered from 0 on."""
-    station, own = episode.info.station, (folder / RECAP).exists()
+    """The episode with its images in a bag of their own, numbered from 0 on. frames: of a camera, one for
+    each tick as this project exports them, or one for each image."""
+    station = episode.info.station
     bag = episode.info.bag_in(store)
     numbered: dict[str, np.ndarray] = {}
     with BagWriter(bag, topics.recorded_topics(station), topics.LATCHED) as writer:
@@ -189,13 +213,8 @@ def _with_images(
             if used[0] < 0:
                 used, numbered[camera] = used[1:], numbered[camera] - 1
             first_tick = {int(i): int(np.argmax(index == i)) for i in used}
-            key = video_key(camera)
-            places = {name: about[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-            path = _within(folder, info["video_path"].format(video_key=key, **places))
-            # Our videos have a frame for each tick, others' one for each image.
-            frame_of = {(first_tick[int(i)] if own else int(i)): int(i) for i in used}
-            start = about[f"videos/{key}/from_timestamp"]
-            for number, image in enumerate(read_frames(path, info["fps"], start, about["length"])):
+            frame_of = {(first_tick[int(i)] if a_frame_each_tick else int(i)): int(i) for i in used}
+            for number, image in enumerate(frames(camera)):
                 if number in frame_of:
                     tick = first_tick[frame_of[number]]
                     age = round(float(episode.image_age[camera][tick]) * 1e9)
