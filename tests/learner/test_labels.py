@@ -14,6 +14,7 @@ from recap_learner.value.labels import (
     EpisodeValues,
     LabelRule,
     label,
+    label_ticks,
     load_indicator,
     load_ticks,
     relabel,
@@ -213,6 +214,7 @@ def test_words_and_shares_that_are_wrong_are_refused():
         ({"end": "mean"}, "end is 'mean', wanted one of sum, bootstrap"),
         ({"force": "some"}, "force is 'some', wanted one of corrections, all, none"),
         ({"failure_point": "guess"}, "failure_point is 'guess'"),
+        ({"speed": "fast"}, "speed is 'fast', wanted one of expected, given_success"),
         ({"positive_fraction": 1.5}, "positive fraction 1.5"),
         ({"lookahead": -1}, "lookahead is -1"),
     ):
@@ -252,8 +254,57 @@ def test_the_point_of_failure_is_where_failure_became_and_stayed_probable():
     estimated = label([replace(plain, failed=failed)], NORM, rule)
     marked = label([replace(plain, failed_at=80)], NORM, replace(rule, failure_point="marked"))
     np.testing.assert_array_equal(estimated.indicator["lost"], marked.indicator["lost"])
-    with pytest.raises(ValueError, match="failure points cannot be estimated from values"):
+    with pytest.raises(ValueError, match="they cannot be estimated from values"):
         label([plain], NORM, rule)
+
+
+def success_or_not(name: str, pace: float, success: bool, seed: int) -> EpisodeValues:
+    """An attempt of 200 ticks that comes `pace` ticks nearer to success in each, while its chance of failure
+    jumps about. The value mixes both, as a distribution's mean does."""
+    rng, left = np.random.default_rng(seed), 300 - pace * np.arange(200)
+    chance = np.repeat(rng.uniform(0.1, 0.6, 20), 10)
+    of_failure = -chance * 0.9
+    values = of_failure - (1 - chance) * left / NORM.scale
+    failed = np.stack([chance, of_failure], 1)
+    return EpisodeValues(name, values, success, np.zeros(200, bool), True, failed=failed)
+
+
+def test_speed_given_success_is_not_drowned_by_the_chance_of_failure():
+    paces = [0.9, 0.95, 1.05, 1.1]
+    data = [success_or_not(f"{pace}", pace, True, seed) for seed, pace in enumerate(paces)]
+    rule = LabelRule(lookahead=40, positive_fraction=0.4)
+    expected, given_success = (
+        label(data, NORM, replace(rule, speed=s)) for s in ("expected", "given_success")
+    )
+    for pace in paces:
+        wanted = 40 * (pace - 1) / NORM.scale
+        np.testing.assert_allclose(given_success.advantage[f"{pace}"][:150], wanted, atol=1e-5)
+
+    def told_apart(labels) -> float:
+        slow, fast = ([labels.advantage[f"{p}"][:150] for p in some] for some in (paces[:2], paces[2:]))
+        return float(np.mean(np.concatenate(fast)[:, None] > np.concatenate(slow)))
+
+    assert told_apart(given_success) == 1.0 and told_apart(expected) < 0.75
+
+
+@pytest.mark.parametrize("lookahead", [0, 40])
+def test_given_success_a_failure_is_not_taken_for_one_at_its_end(lookahead):
+    data = [success_or_not("won", 1.0, True, 0), success_or_not("lost", 2.0, False, 1)]
+    labels = label(data, NORM, LabelRule(lookahead=lookahead, positive_fraction=0.3, speed="given_success"))
+    assert not labels.indicator["lost"][-(lookahead or 200) :].any()
+    assert labels.indicator["lost"].any() == bool(lookahead)  # before that it was fast
+    with pytest.raises(ValueError, match="speed given success cannot be told from values"):
+        label(episodes(), NORM, labels.rule)
+
+
+def test_speed_given_success_does_not_depend_on_the_price_of_failure():
+    data = [success_or_not(f"e{i}", 1 + 0.05 * i, i % 2 == 0, i) for i in range(6)]
+    rule = LabelRule(lookahead=40, speed="given_success")
+    before = label(data, NORM, rule)
+    ticks = before.ticks.under({"": replace(NORM, fail_ratio=3.0)})
+    after = label_ticks(ticks, rule)
+    same = before.flat["advantage"] * NORM.scale / ticks.norms[""].scale
+    np.testing.assert_allclose(after.flat["advantage"], same, atol=1e-6)
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 80), st.sampled_from([None, 0.2]), st.integers(0, 2**31))

@@ -49,6 +49,9 @@ def relabel(
     failure_point: Annotated[
         str | None, typer.Option(help="Failures condemn what follows this: marked, estimated, or none.")
     ] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="What a lookahead asks the value for: expected or given_success.")
+    ] = None,
     fail_ratio: Annotated[
         float | None, typer.Option(min=0, help="C_fail as a multiple of the task's maximum length.")
     ] = None,
@@ -83,6 +86,7 @@ def relabel(
         "end": end,
         "force": force,
         "failure_point": "" if failure_point == "none" else failure_point,
+        "speed": speed,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if whole_quantile is not None:

@@ -100,9 +100,7 @@ def study(
         print(json.dumps({"ok": True, "results": str(_file(where, of, observation)), **results}))
 
 
-def _check_kept(
-    kept: Path, seeds: Sequence[int], how: StudySettings, task: Task, counted: bool
-) -> None:
+def _check_kept(kept: Path, seeds: Sequence[int], how: StudySettings, task: Task, counted: bool) -> None:
     """Raises UsageError where a record cannot be read, and where a training seed that counts was run with
     other settings: its attempts would be lost."""
     from recap.bringup import UsageError

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ class _Job:
             if episode.info.outcome not in OUTCOMES and not self.unknown:
                 continue
             try:
-                store.add(episode, lambda target=target: self._check_name(target, bag))
+                store.add(episode, partial(self._check_name, target, bag))
             except OSError as error:
                 raise _StoreError(error) from error
         for file in old - set(outcomes):

@@ -18,6 +18,8 @@ from recap_learner.value.ticks import EpisodeValues, Ticks
 
 FORCED = ("corrections", "all", "none")
 FAILURE_POINTS = ("", "marked", "estimated")
+_LEAST_HOPE = 0.1  # below it, what a success would be like rests on next to nothing
+SPEEDS = ("expected", "given_success")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class LabelRule:
     where the value function last came to hold failure for more probable than success. Failures without a
     point are labelled as if this were not set.
 
+    speed: what a lookahead asks (our addition). "expected" (paper): V, in which a small change of the
+    probability of failure weighs more than any speed, since a failure costs as much as a whole attempt.
+    "given_success": E[R | success], how soon success would come, were it to come; what risks too much is left
+    to whole_episode_quantile, and a frame of a failure whose lookahead reaches its end is negative.
+
     Raises ValueError on unknown words and shares outside 0..1.
     """
 
@@ -49,9 +56,11 @@ class LabelRule:
     end: str = "sum"
     force: str = "corrections"
     failure_point: str = ""
+    speed: str = "expected"
 
     def __post_init__(self) -> None:
-        for name, known in (("end", END_RULES), ("force", FORCED), ("failure_point", FAILURE_POINTS)):
+        words = {"end": END_RULES, "force": FORCED, "failure_point": FAILURE_POINTS, "speed": SPEEDS}
+        for name, known in words.items():
             if (found := getattr(self, name)) not in known:
                 raise ValueError(f"labels: {name} is {found!r}, wanted one of {', '.join(known)}")
         quantile = self.whole_episode_quantile
@@ -193,11 +202,18 @@ def _label_task(
     at_point = np.where(place < ticks.spread(point), ticks.spread(point), len(place))
     at_correction = correction_bound(ticks.correction, starts)
 
-    def ahead(lookahead: int | None, bound: np.ndarray) -> np.ndarray:
-        return advantages(ticks.value, starts, success, lookahead, norms, bound, rule.end)
+    def ahead(lookahead: int | None, bound: np.ndarray, given_success: bool = False) -> np.ndarray:
+        value, end = ticks.value, success
+        if given_success:
+            value, end = _given_success(ticks, norm), np.ones_like(success)
+        return advantages(value, starts, end, lookahead, norms, bound, rule.end)
 
-    whole = ahead(None, at_point)
-    advantage = ahead(rule.lookahead, np.minimum(at_point, at_correction)) if rule.lookahead else whole
+    whole, given_success = ahead(None, at_point), rule.speed == "given_success"
+    advantage = whole
+    if rule.lookahead:
+        advantage = ahead(rule.lookahead, np.minimum(at_point, at_correction), given_success)
+    elif given_success:
+        advantage = ahead(None, at_point, given_success)
     autonomous = ~ticks.correction
     judged = np.flatnonzero(ticks.spread(ticks.sets_threshold) & autonomous)
 
@@ -206,7 +222,8 @@ def _label_task(
     if rule.whole_episode_quantile is not None:
         whole_threshold = float(np.quantile(whole[_some(judged, task)], rule.whole_episode_quantile))
         allowed &= whole > whole_threshold
-    last = ticks.spread(np.where(point < len(place), point, starts[1:] - (rule.lookahead or 1)))
+    reach = rule.lookahead or (ticks.lengths if given_success else 1)
+    last = ticks.spread(np.where(point < len(place), point, starts[1:] - reach))
     allowed &= ticks.spread(success) | (place < last)
 
     everything = rule.force == "all"
@@ -224,6 +241,23 @@ def _label_task(
     return Threshold(threshold, whole_threshold), found
 
 
+def _given_success(ticks: Ticks, norm: Normalizer) -> np.ndarray:
+    """E[R | success, o] of every tick of one task → (N,) float32: the part of the value's distribution that
+    lies at returns of successes, for itself."""
+    if ticks.failed is None:
+        raise ValueError(_unknown_failures("speed given success cannot be told"))
+    chance, part = ticks.failed[:, 0], ticks.failed[:, 1]
+    found = (ticks.value - part) / np.maximum(1.0 - chance, _LEAST_HOPE)
+    return np.clip(found, -norm.max_steps / norm.scale, 0.0).astype(np.float32)
+
+
+def _unknown_failures(what: str) -> str:
+    return (
+        f"labels: {what} from values that were kept without the probability of failure: train the value "
+        "function anew with C_fail rule 'ordered' and a ratio of at least 1"
+    )
+
+
 def _failure_points(ticks: Ticks, rule: LabelRule) -> np.ndarray:
     """Place in the flat arrays at which each episode was lost → (E,); their length where it was not, or where
     nobody says."""
@@ -231,11 +265,7 @@ def _failure_points(ticks: Ticks, rule: LabelRule) -> np.ndarray:
     point = np.full(len(first), none)
     if rule.failure_point == "estimated":
         if ticks.failed is None:
-            raise ValueError(
-                "labels: failure points cannot be estimated from values that were kept without the "
-                "probability of failure: mark them, or train the value function anew with C_fail rule "
-                "'ordered' and a ratio of at least 1"
-            )
+            raise ValueError(_unknown_failures("failure points must be marked, they cannot be estimated"))
         place = np.arange(none)
         hopeful = np.where(ticks.failed[:, 0] <= 0.5, place, ticks.spread(first) - 1)
         lost = np.maximum.reduceat(hopeful, first) + 1

@@ -29,8 +29,8 @@ from recap_station.files import replace_file
 
 FILE = "labels.parquet"
 __all__ = [
-    "FILE", "EpisodeValues", "LabelRule", "Labels", "as_judged", "label", "load_indicator", "load_ticks",
-    "relabel", "save_labels", "save_to_store",
+    "FILE", "EpisodeValues", "LabelRule", "Labels", "as_judged", "label", "label_ticks", "load_indicator",
+    "load_ticks", "relabel", "save_labels", "save_to_store",
 ]  # fmt: skip
 
 
