@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from recap_learner.training.failures import OutOfMemory
+from recap_learner.training.optimizer import OPTIMIZERS, Optimizer
 from recap_learner.training.training import Computation, Schedule, fit
 from recap_station.contract import ContractError
 
@@ -12,6 +13,12 @@ from recap_station.contract import ContractError
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def wide() -> nn.Module:
+    """One layer whose matrix Muon takes, between two that are too narrow."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 1))
 
 
 def loss_of(network: nn.Module, die_at: int | None = None):
@@ -32,17 +39,47 @@ def test_the_loss_falls_and_the_log_says_so(tmp_path):
     assert not (tmp_path / "state.pt").exists()
 
 
-def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path):
-    schedule = Schedule(steps=60, batch=64, learning_rate=1e-2, save_every_s=0.0)
-    whole, broken = model(), model()
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path, optimizer):
+    schedule = Schedule(steps=60, batch=64, learning_rate=1e-2, save_every_s=0.0, optimizer=optimizer)
+    whole, broken = wide(), wide()
     fit(whole, loss_of(whole), schedule, 7, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(broken, loss_of(broken, die_at=31), schedule, 7, tmp_path / "broken")
-    fresh = model()
+    fresh = wide()
     log = fit(fresh, loss_of(fresh), schedule, 7, tmp_path / "broken")
     for expected, found in zip(whole.parameters(), fresh.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert [row["step"] for row in log] == [0, 20, 40, 59]
+
+
+def test_muon_takes_a_layers_matrix_alone_and_makes_its_singular_values_alike():
+    network = wide()
+    optimizer = Optimizer(network, "muon", 0.1, weight_decay=0.0)
+    before = [p.detach().clone() for p in network.parameters()]
+    loss_of(network)(0, torch.Generator().manual_seed(0))["loss"].backward()
+    optimizer.step(0.1)
+    steps = [(b - p.detach()) for b, p in zip(before, network.parameters(), strict=True)]
+    for number, step in enumerate(steps):
+        remembers = set(optimizer.state(list(network.parameters())[number]))
+        assert remembers == ({"momentum_buffer"} if number == 2 else {"step", "exp_avg", "exp_avg_sq"})
+        if number != 2:  # AdamW's first step: every number by the learning rate
+            torch.testing.assert_close(step.abs(), torch.full_like(step, 0.1), rtol=1e-2, atol=1e-3)
+    size = torch.linalg.svdvals(steps[2])
+    size = size / (0.1 * 0.2 * 32**0.5)  # its root mean square is a fifth of the rate, as AdamW's usually is
+    slope = torch.linalg.svdvals(network[2].weight.grad)
+    assert slope[7] < 0.1 * slope[0]
+    assert size[:8].min() > 0.5 and size.max() < 1.3
+
+
+def test_an_optimizer_that_is_unknown_or_wants_whole_matrices_is_refused(tmp_path):
+    with pytest.raises(ContractError, match="optimizer is 'moun', wanted one of adamw, muon"):
+        Schedule(steps=1, batch=1, optimizer="moun")
+    with pytest.raises(ContractError, match="'fsdp', which shards the matrices"):
+        fit(
+            *(wide(), loss_of(wide()), Schedule(steps=1, batch=64, optimizer="muon"), 0, tmp_path),
+            how=Computation(strategy="fsdp"),
+        )
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(tmp_path):

@@ -18,26 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from recap_learner.training.distributed import Crew
+from recap_learner.training.optimizer import Optimizer
 from recap_station.files import replace_file
 
 REST = "rest.pt"
 
 
-def tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Everything that training changes, by name, sharded or not: weights, AdamW's moments and steps, averages
-    and the model's buffers. Filling them fills the training."""
+def tensors(model: nn.Module, optimizer: Optimizer, average: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Everything that training changes, by name, sharded or not: weights, what the optimiser remembers,
+    averages and the model's buffers. Filling them fills the training."""
     found: dict[str, Tensor] = {}
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for name, parameter in trained:
-        state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), device=parameter.device)  # as the fused AdamW wants it
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         found[f"weight.{name}"] = parameter.detach()
-        found |= {f"{kind}.{name}": state[kind] for kind in ("step", "exp_avg", "exp_avg_sq")}
+        found |= {f"{kind}.{name}": tensor for kind, tensor in optimizer.state(parameter).items()}
     for (name, _), mean in zip(trained, average, strict=False):
         found[f"average.{name}"] = mean
     kept = model.state_dict().keys()

@@ -1,8 +1,9 @@
-"""One training loop for every model of the stack: AdamW, warm-up and cosine, averaged weights, resumable.
+"""One training loop for every model of the stack: warm-up and cosine, averaged weights, resumable.
 
 Model-specific files give it a loss; it gives them progress, curves and a safe restart, in one process or in
 those of torchrun (distributed.py). Weights, gradients, AdamW's two moments and the averages are float32, 20
-bytes a trained parameter (16 without averages), whatever `Computation` says of the passes.
+bytes a trained parameter (16 without averages; Muon has one moment), whatever `Computation` says of the
+passes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 from recap_learner.training.distributed import STRATEGIES, Loss, Spread, whole
 from recap_learner.training.failures import advice, blame
 from recap_learner.training.logs import Pace, open_curves
+from recap_learner.training.optimizer import OPTIMIZERS, Optimizer
 from recap_learner.training.saves import Saves, tensors
 from recap_policy.backbone import Backbone
 from recap_policy.device import CHOICES, Placement, RuntimeConfig, resolve
@@ -33,7 +35,8 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """steps: optimiser steps; batch: samples a step; average: decay of the averaged weights (0: none)."""
+    """steps: optimiser steps; batch: samples a step; average: decay of the averaged weights (0: none);
+    optimizer: adamw or muon (optimizer.py). Raises ContractError on another."""
 
     steps: int
     batch: int
@@ -43,6 +46,13 @@ class Schedule:
     average: float = 0.99
     clip: float = 1.0
     save_every_s: float = 30.0
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ContractError(
+                f"training: optimizer is {self.optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}"
+            )
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a cosine down to a twentieth."""
@@ -138,12 +148,14 @@ def fit(
     everything else are as they were before that step, and saved. Raises OutOfMemory.
     """
     how = how or Computation()
+    if schedule.optimizer == "muon" and how.strategy == "fsdp":
+        raise ContractError(
+            "training: strategy is 'fsdp', which shards the matrices that optimizer 'muon' needs whole"
+        )
     spread = Spread(model, loss, schedule.batch, how.strategy, how.accumulation, precision)
     crew = spread.crew
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.95), fused=True
-    )
+    optimizer = Optimizer(model, schedule.optimizer, schedule.learning_rate, schedule.weight_decay)
     average = [p.detach().clone() for p in parameters] if schedule.average else []
     saves = Saves(workbench, crew)
     log: list[dict[str, float]] = []
@@ -162,16 +174,14 @@ def fit(
     started = saved = time.monotonic()
     model.train()
     for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with advice(how, precision, spread.rows, crew.ranks):
             losses = spread.backward(step, seed)
             norm = whole(nn.utils.clip_grad_norm_(parameters, schedule.clip))
             if not torch.isfinite(norm):
                 save(step)
                 raise FloatingPointError(f"{blame(spread, step, seed)}; the weights before it are saved")
-            optimizer.step()
+            optimizer.step(schedule.rate(step))
         if schedule.average:
             # The average starts fresh: early on it follows closely, later slowly.
             decay = min(schedule.average, (step + 1) / (step + 10))
