@@ -93,6 +93,33 @@ def picture(tick: int) -> Row:
     return "/eye/image_raw/compressed", topics.IMAGE_TYPE, at(tick), compressed_image(at(tick), jpeg)
 
 
+def moved(row: Row, seconds: float, received_too: bool = True) -> Row:
+    """With another stamp; the topics of `whole`."""
+    topic, kind, received, cdr = row
+    whole_s, rest = divmod(int.from_bytes(cdr[4:8], "little") * 10**9 + int.from_bytes(cdr[8:12], "little")
+                           + round(seconds * 1e9), 10**9)  # fmt: skip
+    stamped = cdr[:4] + whole_s.to_bytes(4, "little") + rest.to_bytes(4, "little") + cdr[12:]
+    return topic, kind, received + round(seconds * 1e9) * received_too, stamped
+
+
+def trajectory(tick: int) -> Row:
+    """Four points, of three ticks each."""
+    types, none = typestore().types, np.zeros(0)
+    point = types["trajectory_msgs/msg/JointTrajectoryPoint"]
+    duration = types["builtin_interfaces/msg/Duration"]
+    points = [
+        point(np.full(3, tick + k / 10), none, none, none, duration(sec=0, nanosec=(k + 1) * 3 * STEP))
+        for k in range(4)
+    ]
+    cdr = serialize(TRAJECTORY_TYPE, stamp_ns=at(tick), joint_names=list(JOINTS), points=points)
+    return "/go", TRAJECTORY_TYPE, at(tick), cdr
+
+
+def array(tick: int, numbers: list[float]) -> Row:
+    layout = typestore().types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+    return "/go", FLOAT_ARRAY_TYPE, at(tick), serialize(FLOAT_ARRAY_TYPE, layout=layout, data=numbers)
+
+
 def whole(change: Callable[[int], list[Row]] = lambda tick: []) -> list[Row]:
     """State, command and image at every tick, and what a test adds."""
     return [
@@ -159,15 +186,10 @@ def test_drivers_of_two_arms_share_a_topic(tmp_path: Path) -> None:
 
 
 def test_commands_as_an_array_are_placed_by_receipt(tmp_path: Path) -> None:
-    types = typestore().types
-    layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
     rows = []
     for tick in range(TICKS):
         a, b, c = values(tick)
-        rows += [
-            state(tick),
-            ("/go", FLOAT_ARRAY_TYPE, at(tick), serialize(FLOAT_ARRAY_TYPE, layout=layout, data=[c, a, b])),
-        ]
+        rows += [state(tick), array(tick, [c, a, b])]
     episode = read(rows, tmp_path, command={"topic": "go", "joints": ["c", "a", "b"]})
     np.testing.assert_array_equal(episode.command, expected())
     with pytest.raises(ContractError, match="3 numbers, wanted 2"):
@@ -175,25 +197,31 @@ def test_commands_as_an_array_are_placed_by_receipt(tmp_path: Path) -> None:
 
 
 def test_commands_as_trajectories_hold_each_point_until_it_is_to_be_reached(tmp_path: Path) -> None:
-    types = typestore().types
-    point = types["trajectory_msgs/msg/JointTrajectoryPoint"]
-    duration = types["builtin_interfaces/msg/Duration"]
-    none = np.zeros(0)
-
-    def trajectory(tick: int) -> Row:
-        points = [
-            point(np.full(3, tick + k / 10), none, none, none, duration(sec=0, nanosec=(k + 1) * 3 * STEP))
-            for k in range(4)
-        ]
-        cdr = serialize(TRAJECTORY_TYPE, stamp_ns=at(tick), joint_names=list(JOINTS), points=points)
-        return "/go", TRAJECTORY_TYPE, at(tick), cdr
-
     sent = {tick: [trajectory(tick)] for tick in range(0, TICKS, 6)}
     rows = [row for tick in range(TICKS) for row in (state(tick), *sent.get(tick, []))]
     episode = read(rows, tmp_path, command={"topic": "go"})
     # Points of 3 ticks each, and after 6 ticks the next trajectory has begun: two of four come to pass.
     wanted = [6 * (tick // 6) + (tick % 6) // 3 / 10 for tick in range(len(episode))]
     np.testing.assert_allclose(episode.command[:, 0], wanted, rtol=1e-6)
+    assert len(episode) == 58  # the last one's second point too, but not those after the last state
+    assert "2 × a trajectory's point after the last state on go" in episode.info.damage
+
+
+def test_a_single_trajectory_is_followed_to_its_end(tmp_path: Path) -> None:
+    episode = read([trajectory(0), *map(state, range(TICKS))], tmp_path, command={"topic": "go"})
+    np.testing.assert_allclose(episode.command[:, 0], np.arange(10) // 3 / 10, rtol=1e-6)
+    assert episode.info.damage == "no image of eye (eye/image_raw/compressed)"
+
+
+def test_one_array_of_another_length_is_left_out(tmp_path: Path) -> None:
+    rows = []
+    for tick in range(TICKS):
+        rows += [state(tick), array(tick, values(tick)[: 2 if tick == 30 else 3])]
+    episode = read(rows, tmp_path, command={"topic": "go", "joints": list(JOINTS)})
+    wanted = expected()
+    wanted[30] = wanted[29]
+    np.testing.assert_array_equal(episode.command, wanted)
+    assert "1 × another number of joints on go (first 2, wanted 3)" in episode.info.damage
 
 
 @pytest.mark.parametrize(("encoding", "channels"), [("rgb8", 3), ("bgr8", 3), ("mono8", 1)])
@@ -222,6 +250,28 @@ def test_depth_images_are_skipped_with_a_word(tmp_path: Path) -> None:
     episode = read(rows, tmp_path, images={"eye": {"topic": "cam"}})
     assert (episode.image["eye"] == -1).all() and np.isinf(episode.image_age["eye"]).all()
     assert "60 × an image encoded as '16UC1', which is skipped" in episode.info.damage
+
+
+def test_compressed_depth_is_no_picture(tmp_path: Path) -> None:
+    png = cv2.imencode(".png", np.full((6, 8), 1000, np.uint16))[1].reshape(-1)
+    fields = {"format": "16UC1; png compressed", "data": png}
+    depth = serialize(topics.IMAGE_TYPE, stamp_ns=at(2), **fields)
+    spoil = [("/eye/image_raw/compressed", topics.IMAGE_TYPE, at(2), depth)]
+    episode = read(whole(lambda tick: spoil if tick == 2 else []), tmp_path)
+    np.testing.assert_array_equal(episode.image["eye"], np.arange(TICKS) // 5)
+    wanted = "1 × an image encoded as '16UC1', which is skipped on eye/image_raw/compressed"
+    assert episode.info.damage == wanted
+
+
+def test_two_cameras_on_one_topic_are_told(tmp_path: Path) -> None:
+    def other(tick: int) -> list[Row]:
+        topic, kind, now, _ = picture(tick)
+        jpeg = cv2.imencode(".jpg", np.full((12, 16, 3), 250, np.uint8))[1].tobytes()
+        return [(topic, kind, now, compressed_image(now, jpeg, "other"))] if tick % 7 == 3 else []
+
+    episode = read(whole(other), tmp_path)
+    told = "images of 2 frame_ids on eye/image_raw/compressed, wanted one: '' 12 ×, 'other' 9 ×"
+    assert episode.info.damage == told
 
 
 def test_images_of_no_size_and_cut_jpegs_leave_the_one_before(tmp_path: Path) -> None:
@@ -305,22 +355,127 @@ def test_a_stamp_off_by_years_is_left_out_and_nans_too(tmp_path: Path) -> None:
     assert "a stamp that cannot be" in episode.info.damage and "not finite" in episode.info.damage
 
 
-def test_a_clock_that_jumps_back_cuts_the_recording(tmp_path: Path) -> None:
-    def back(row: Row) -> Row:
-        topic, kind, received, cdr = row
-        stamp = int.from_bytes(cdr[4:8], "little") - 3
-        return topic, kind, received - 3 * 10**9, cdr[:4] + stamp.to_bytes(4, "little") + cdr[8:]
+@pytest.mark.parametrize("topic", ["/joint_states", "/joint_command"])
+@pytest.mark.parametrize(
+    ("ticks", "seconds"),
+    [((30,), 0.5), ((30,), 4.0), ((30, 31), 60.0), ((30, 31), 1e8), ((30, 31, 32), -2.0)],
+)
+def test_stamps_that_run_away_and_come_back_are_left_out(
+    tmp_path: Path, topic: str, ticks: tuple[int, ...], seconds: float
+) -> None:
+    bad = {at(tick) for tick in ticks}
+    rows = [moved(row, seconds, False) if row[0] == topic and row[2] in bad else row for row in whole()]
+    episode = read(rows, tmp_path)
+    wanted = expected()
+    wanted[list(ticks)] = wanted[29]
+    spoilt, sound = episode.state, episode.command
+    if topic == "/joint_command":
+        spoilt, sound = sound, spoilt
+    np.testing.assert_array_equal(spoilt, wanted)
+    np.testing.assert_array_equal(sound, expected())
+    assert episode.info.damage == f"{len(ticks)} × a stamp that cannot be on {topic[1:]}"
 
+
+@pytest.mark.parametrize("tick", [0, TICKS - 1])
+@pytest.mark.parametrize("seconds", [3.0, 1e8])
+def test_a_first_or_last_stamp_ahead_takes_nothing_else_along(
+    tmp_path: Path, tick: int, seconds: float
+) -> None:
+    rows = [moved(r, seconds, False) if r[:3] == command(tick)[:3] else r for r in whole()]
+    episode = read(rows, tmp_path)
+    there = np.flatnonzero(episode.time_ns <= at(TICKS - 1))
+    np.testing.assert_array_equal(episode.state[there], expected()[1 if tick == 0 else 0 :][: len(there)])
+    assert (
+        len(there) >= TICKS - 1 and len(episode) <= TICKS + 150
+    )  # 3 s at the end may be a clock that jumped
+
+
+def test_a_recorder_that_stalls_spoils_no_stamp(tmp_path: Path) -> None:
+    rows = [(t, k, at(34) if at(30) <= now < at(34) else now, cdr) for t, k, now, cdr in whole()]
+    rows = [(t, k, at(34) + 4 * 10**8 if now == at(34) else now + 4 * 10**8, cdr) if now >= at(34) else row
+            for row in rows for t, k, now, cdr in [row]]  # fmt: skip
+    episode = read(rows, tmp_path)
+    np.testing.assert_array_equal(episode.state, expected())
+    assert episode.info.damage == ""
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 4e8], ids=["an hour", "years"])
+def test_a_break_or_a_clock_that_jumps_forward_cuts_the_recording(tmp_path: Path, seconds: float) -> None:
+    rows = [moved(row, seconds) if row[2] >= at(20) else row for row in whole()]
+    episode = read(rows, tmp_path)
+    np.testing.assert_array_equal(episode.state, expected()[20:])
+    np.testing.assert_array_equal(episode.image["eye"], np.arange(20, TICKS) // 5)
+    assert episode.info.damage == (
+        f"neither state nor command for {seconds / 3600:.1f} h: only the longest of 2 stretches is used, "
+        "0.8 of 1.2 s"
+    )
+    # Attempts are cut by their events: what lies between is none of theirs, but no attempt lasts for years.
+    apart = [event(2, "one", True), event(15, "one", False, 1)]
+    apart += [moved(event(25, "two", True), seconds), moved(event(45, "two", False, 2), seconds)]
+    episodes = read_attempts(
+        write(tmp_path / "two.mcap", sorted([*rows, *apart], key=lambda row: row[2])),
+        tmp_path,
+        cell(tmp_path),
+    )
+    assert [len(e) for e in episodes] == [14, 21] and all(e.info.damage == "" for e in episodes)
+    if seconds > 24 * 3600:
+        with pytest.raises(ConversionError, match=r"an attempt of 111111\.1 h, wanted 24 h at most"):
+            read(sorted([*rows, *apart[:1], apart[3]], key=lambda row: row[2]), tmp_path)
+
+
+def test_set_points_now_and_then_are_no_break(tmp_path: Path) -> None:
+    rows = [state(tick) for tick in range(0, 150 * 50, 4)] + [command(tick) for tick in (0, 3600, 7400)]
+    episode = read(sorted(rows, key=lambda row: row[2]), tmp_path)
+    assert len(episode) == 7401 and "neither" not in episode.info.damage
+
+
+def test_clocks_that_differ_are_told(tmp_path: Path) -> None:
+    shift = {"/joint_states": -3600.0, "/eye/image_raw/compressed": -2.0}
+    episode = read([moved(row, shift.get(row[0], 0.0), False) for row in whole()], tmp_path)
+    states, images = episode.info.damage.split("; ")
+    assert states == (
+        "100% of the ticks are gaps: joint_states is 3599.41 s old at the median tick, wanted 0.1 s at most"
+    )
+    assert images == "eye/image_raw/compressed is 1.5 s old at the median tick, wanted one of 1.0 s at most"
+    late = [moved(row, 10.0, False) if row[0] == "/eye/image_raw/compressed" else row for row in whole()]
+    assert "has no image yet at the median tick" in read(late, tmp_path).info.damage
+    dropped = {"topic": "eye/image_raw/compressed", "align": "drop"}  # at most ticks there is none, by choice
+    assert read(whole(), tmp_path, images={"eye": dropped}).info.damage == ""
+
+
+def test_a_foreign_topic_that_is_named_as_one_of_ours_is_passed_over(tmp_path: Path) -> None:
+    said, number = "std_msgs/msg/String", "std_msgs/msg/Int32"
+
+    def foreign(tick: int) -> list[Row]:
+        return [
+            ("/episode", said, at(tick), serialize(said, data="pick")),
+            ("/control_mode", number, at(tick), serialize(number, data=3)),
+        ]
+
+    episode = read(whole(foreign), tmp_path)
+    np.testing.assert_array_equal(episode.state, expected())
+    assert (episode.mode == -1).all()
+    for kind, wanted, topic in (
+        (number, topics.MODE_TYPE, "control_mode"),
+        (said, topics.EPISODE_TYPE, "episode"),
+    ):
+        told = f"60 × a {kind} (wanted {wanted}), which is passed over, on {topic}"
+        assert told in episode.info.damage
+    rows = [("/mine" if row[0] == "/episode" else row[0], *row[1:]) for row in whole(foreign)]
+    with pytest.raises(ContractError, match="topic mine is a std_msgs/msg/String, wanted recap_interfaces"):
+        read(rows, tmp_path, episode={"topic": "mine"})
+
+
+def test_a_clock_that_jumps_back_cuts_the_recording(tmp_path: Path) -> None:
     rows = whole()
     before = [row for row in rows if row[2] < at(20)]
-    after = [back(row) for row in rows if row[2] >= at(20)]
+    after = [moved(row, -3) for row in rows if row[2] >= at(20)]
     episode = read([*before, *after], tmp_path)
     assert len(episode) == 40 and "jumps back" in episode.info.damage
     np.testing.assert_array_equal(episode.state, expected()[20:])
     # A camera's clock alone: its images are placed by when they were received.
     only_camera = [
-        (row[0], row[1], row[2], back(row)[3]) if row[1] == topics.IMAGE_TYPE and row[2] >= at(20) else row
-        for row in rows
+        moved(row, -3, False) if row[1] == topics.IMAGE_TYPE and row[2] >= at(20) else row for row in rows
     ]
     episode = read(only_camera, tmp_path)
     np.testing.assert_array_equal(episode.image["eye"], np.arange(TICKS) // 5)

@@ -9,18 +9,19 @@ from typing import Any
 import yaml
 
 from recap_station.cdr import type_hash
+from recap_station.contract import ContractError
 
 _FOREVER = {"sec": 9223372036, "nsec": 854775807}  # what rosbag2 writes for no limit
 
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """`name` in full, namespace and all."""
+    """`name` in full, namespace and all. latched None: it is not known how its publishers offered it."""
 
     name: str
     kind: str
     messages: int
-    latched: bool
+    latched: bool | None
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,18 @@ class RecordedFile:
 
 
 def information(
-    files: Sequence[RecordedFile], topics: Sequence[RecordedTopic], custom: Mapping[str, str]
+    files: Sequence[RecordedFile],
+    topics: Sequence[RecordedTopic],
+    custom: Mapping[str, str],
+    storage: str = "mcap",
+    packed: str = "",
 ) -> dict[str, Any]:
-    """rosbag2_bagfile_information of a bag."""
+    """rosbag2_bagfile_information of a bag. packed: by zstd, each "FILE" or each "MESSAGE"."""
     spans = [file.span_ns for file in files if file.messages] or [(0, 0)]
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     return {
         "version": 9,
-        "storage_identifier": "mcap",
+        "storage_identifier": storage,
         "duration": {"nanoseconds": last - first},
         "starting_time": {"nanoseconds_since_epoch": first},
         "message_count": sum(topic.messages for topic in topics),
@@ -59,20 +64,28 @@ def information(
                     "name": topic.name,
                     "type": topic.kind,
                     "serialization_format": "cdr",
-                    "offered_qos_profiles": offered_qos(topic.latched),
-                    "type_description_hash": type_hash(topic.kind),
+                    "offered_qos_profiles": [] if topic.latched is None else offered_qos(topic.latched),
+                    "type_description_hash": _hash(topic.kind),
                 },
                 "message_count": topic.messages,
             }
             for topic in topics
         ],
-        "compression_format": "",
-        "compression_mode": "",
+        "compression_format": "zstd" if packed else "",
+        "compression_mode": packed,
         "relative_file_paths": [file.name for file in files],
         "files": [file.described() for file in files],
         "custom_data": dict(custom),
         "ros_distro": "jazzy",
     }
+
+
+def _hash(kind: str) -> str:
+    """Empty, as rosbag2 has it where it knows none, for a type that is not known here."""
+    try:
+        return type_hash(kind)
+    except ContractError:
+        return ""
 
 
 def offered_qos(latched: bool) -> list[dict[str, Any]]:
@@ -90,6 +103,35 @@ def offered_qos(latched: bool) -> list[dict[str, Any]]:
             "avoid_ros_namespace_conventions": False,
         }
     ]
+
+
+UNREADABLE_YAML = (yaml.YAMLError, ValueError, RecursionError)  # of numbers and dates that cannot be, too
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses an alias of what holds an alias itself: a few lines of those expand to gigabytes."""
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._open: list[str | None] = []  # anchors of the nodes that are being read
+        self._nested: set[str | None] = set()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self._nested or event.anchor in self._open:
+                raise yaml.composer.ComposerError(None, None, "an alias of aliases", event.start_mark)
+            self._nested.update(anchor for anchor in self._open if anchor is not None)
+            return super().compose_node(parent, index)
+        self._open.append(getattr(event, "anchor", None))
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        return node
+
+
+def from_yaml(text: str) -> Any:
+    """Raises one of UNREADABLE_YAML."""
+    return yaml.load(text, _Loader)
 
 
 class _PlainDumper(yaml.SafeDumper):

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import sqlite3
 import tempfile
 import weakref
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
-import yaml
 import zstandard
+from mcap.reader import SeekingReader
 
 from recap_station import storage
 from recap_station.bag_file import LARGEST_BLOCK, ZSTD_MAGIC, BagError, BagFile, Found, Place, Troubles
+from recap_station.bag_metadata import UNREADABLE_YAML, from_yaml
 from recap_station.mcap_scan import Scan
 from recap_station.sqlite_scan import MAGIC as SQLITE_MAGIC
 from recap_station.sqlite_scan import SqliteScan
@@ -111,6 +114,17 @@ class BagReader:
         """Whether some message that was gone through has no checksum: there damage can be silent."""
         return any(scan.unchecked for scan in self._scans if scan is not None)
 
+    @property
+    def storage(self) -> str:
+        """As rosbag2 calls the kind of its files."""
+        kinds = [file.name.lower().removesuffix(end) for file in self.files for end in PACKED]
+        return "sqlite3" if any(name.endswith(".db3") for name in kinds) else "mcap"
+
+    def readable(self) -> Iterator[tuple[str, BagFile]]:
+        """Each of its files that can be read, by name: as it is, packed messages and namespace too."""
+        pairs = zip(self.files, self._scans, strict=True)
+        return ((file.name, scan) for file, scan in pairs if scan is not None)
+
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
         """(topic, receive time in ns, CDR bytes), in the order written; only of `topics` where given."""
         for topic, time_ns, data, _ in self.scan(topics):
@@ -154,13 +168,19 @@ class BagReader:
     def _described(self, file: Path) -> list[str] | None:
         """Take in metadata.yaml → the files it lists, or None where it cannot be read."""
         try:
-            information = yaml.safe_load(file.read_text())["rosbag2_bagfile_information"]
-            custom = information.get("custom_data") or {}
-            self.metadata.update({str(key): str(value) for key, value in custom.items()})
-            listed = [str(name) for name in information["relative_file_paths"]]
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            information = from_yaml(file.read_text())["rosbag2_bagfile_information"]
+            custom = dict(information.get("custom_data") or {})
+            listed = information["relative_file_paths"]
+            if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+                raise TypeError("relative_file_paths")
+        except (OSError, *UNREADABLE_YAML, KeyError, TypeError, AttributeError) as error:
             self._damage.append(f"{file.name} is not a bag's metadata ({type(error).__name__})")
             return None
+        for key, value in custom.items():
+            if isinstance(value, (list, dict, set)):
+                self._damage.append(f"{file.name}: {str(key)[:80]} is no text and left out")
+            else:
+                self.metadata[str(key)] = str(value)
         return listed
 
     def _choose(self, listed: list[str] | None) -> list[Path]:
@@ -177,18 +197,43 @@ class BagReader:
             # Recorders before Foxy listed the folder too; compressed files may be listed without ending.
             choices = [self.path / name, self.path / Path(name).name]
             choices += [choice.with_name(choice.name + ending) for choice in choices for ending in PACKED]
-            file = next((choice for choice in choices if choice.is_file()), None)
+            file = next((choice for choice in choices if _is_there(choice)), None)
             if file is None:
-                self._damage.append(f"{name} is missing")
+                self._damage.append(f"{name[:255]} is missing")
             else:
                 files.append(file)
         left = [file.name for file in present if file not in files]
         if not files:
-            missing = f"{self.path / listed[0]} is missing"
+            missing = f"{self.path / listed[0][:255]} is missing"
             raise BagError(f"no bag in {self.path}: {missing}")
         if left:
             self._damage.append(f"not listed in metadata.yaml and left out: {', '.join(left)}")
         return files
+
+
+def span_ns(file: Path) -> tuple[int, int] | None:
+    """Times of receipt of a file's first and last message, by its summary or its table, without reading
+    further; None where they do not say."""
+    with contextlib.suppress(Exception):  # somebody else's file: it is read in earnest later
+        with open(file, "rb") as opened:
+            if opened.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
+                opened.seek(0)
+                summary = SeekingReader(opened).get_summary()
+                if summary is None or summary.statistics is None or not summary.statistics.message_count:
+                    return None
+                return summary.statistics.message_start_time, summary.statistics.message_end_time
+        address = f"file:{quote(str(file.absolute()))}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            first, last = database.execute("SELECT min(timestamp), max(timestamp) FROM messages").fetchone()
+            return int(first), int(last)
+    return None
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _unpacked(data: memoryview | bytes) -> bytes:

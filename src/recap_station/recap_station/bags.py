@@ -18,14 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 
 from recap_station import storage
-from recap_station.bag_file import BagError
-from recap_station.bag_metadata import RecordedFile, RecordedTopic, information, offered_qos, to_yaml
-from recap_station.bag_reader import BagReader, bag_files
+from recap_station.bag_file import ZSTD_MAGIC, BagError, BagFile
+from recap_station.bag_metadata import (
+    UNREADABLE_YAML,
+    RecordedFile,
+    RecordedTopic,
+    from_yaml,
+    information,
+    offered_qos,
+    to_yaml,
+)
+from recap_station.bag_reader import PACKED, BagReader, bag_files
 from recap_station.cdr import compressed_image, definition, deserialize, joint_state, serialize, type_hash
 from recap_station.files import replace_file
 from recap_station.mcap_scan import Scan
@@ -203,7 +210,7 @@ class BagWriter:
         counts = dict(self.counts)
         files = [*self._files] if self._file.closed else [*self._files, self._written()]
         if self._surveys is None:
-            self._surveys = [_survey(Scan(path)) for path in self._earlier]
+            self._surveys = [_survey(Scan(path), path.name)[:2] for path in self._earlier]
         for found, _ in self._surveys:
             for topic, count in found.items():
                 relative = topic.removeprefix(self._prefix)
@@ -223,13 +230,16 @@ def amend_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     """
     folder = storage.path(path)
     if folder.is_file():
-        raise BagError(f"{path} is a single file: only a bag's folder has metadata that can be changed")
+        raise BagError(
+            f"{path} is a single file: only a bag's folder has metadata that can be changed "
+            "(its episode's outcome: ./recap label set STORE EPISODE OUTCOME)"
+        )
     described = folder / "metadata.yaml"
     if described.is_file() and bag_files(folder):
         try:
-            information = yaml.safe_load(described.read_text())["rosbag2_bagfile_information"]
+            information = from_yaml(described.read_text())["rosbag2_bagfile_information"]
             custom = {**(information.get("custom_data") or {}), **metadata}
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (*UNREADABLE_YAML, KeyError, TypeError, AttributeError) as error:
             raise BagError(f"{described}: not a bag's metadata ({type(error).__name__})") from error
     else:
         with storage.borrowed(folder) as here:
@@ -252,15 +262,17 @@ def _write_described(folder: Path, information: Mapping[str, Any]) -> None:
     replace_file(folder / "metadata.yaml", lambda temporary: temporary.write_text(text))
 
 
-def _survey(scan: Scan) -> tuple[dict[str, int], RecordedFile]:
-    """What a file holds, by reading it: messages of each topic, named in full."""
+def _survey(scan: BagFile, name: str) -> tuple[dict[str, int], RecordedFile, bool]:
+    """What a file holds, by reading it: messages of each topic, named in full; and whether they are packed
+    one by one."""
     counts = dict.fromkeys(scan.topics, 0)
-    start, end = 2**63 - 1, 0
+    start, end, packed = 2**63 - 1, 0, False
     for found in scan.scan(scan.topics):
         counts[found.topic] += 1
         start, end = min(start, found.time_ns), max(end, found.time_ns)
+        packed |= found.data[:4] == ZSTD_MAGIC
     total = sum(counts.values())
-    return counts, RecordedFile(scan.path.name, (start, end) if total else (0, 0), total)
+    return counts, RecordedFile(name, (start, end) if total else (0, 0), total), packed
 
 
 def _surveyed(bag: BagReader) -> dict[str, Any]:
@@ -268,15 +280,18 @@ def _surveyed(bag: BagReader) -> dict[str, Any]:
     counts: dict[str, int] = {}
     kinds: dict[str, str] = {}
     files = []
-    for path in bag.files:
-        scan = Scan(path)
-        found, file = _survey(scan)
+    packed = "FILE" if any(path.name.lower().endswith(PACKED) for path in bag.files) else ""
+    for name, scan in bag.readable():
+        found, file, by_message = _survey(scan, name)
+        packed = packed or ("MESSAGE" if by_message else "")
         files.append(file)
         kinds |= scan.topics
         counts = {topic: counts.get(topic, 0) + found.get(topic, 0) for topic in kinds}
-    prefix = bag.metadata.get("recap.namespace", "/")
+    prefix = bag.metadata.get("recap.namespace")  # of this stack's recorder, whose topics are known
     topics = [
-        RecordedTopic(topic, kind, counts[topic], topic.removeprefix(prefix) in LATCHED)
+        RecordedTopic(
+            topic, kind, counts[topic], None if prefix is None else topic.removeprefix(prefix) in LATCHED
+        )
         for topic, kind in kinds.items()
     ]
-    return information(files, topics, bag.metadata)
+    return information(files, topics, bag.metadata, bag.storage, packed)

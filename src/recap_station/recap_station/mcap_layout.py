@@ -30,6 +30,7 @@ NO_RECORD = "bytes that are no record"
 SUMMARY = "the summary is damaged"
 UNREADABLE = "a record cannot be read"
 CUT = "the file ends inside a chunk"
+BEYOND = "bytes after the footer, which are left out"
 
 
 class Part(NamedTuple):
@@ -141,6 +142,8 @@ class Layout:
                 at = self._learn_chunk(at, record.end, buffer)
                 continue
             if record.opcode == Opcode.FOOTER:
+                if record.end + len(MAGIC) < records.size:  # as of a file written behind another
+                    self._troubles.note(BEYOND, record.end + len(MAGIC))
                 return
             if record.opcode == Opcode.MESSAGE:
                 plain = at if plain is None else plain

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
 from recap_station.bag_file import BagError, Found, Place, Troubles
+from recap_station.bag_metadata import UNREADABLE_YAML, from_yaml
 
 MAGIC = b"SQLite format 3\0"
 STATEMENT_S = 5.0  # what a statement on a damaged file may take without giving a row
@@ -126,10 +125,11 @@ class SqliteScan:
         try:
             rows = self._database.execute("SELECT metadata FROM metadata ORDER BY id").fetchall()
             text = next((row[0] for row in reversed(rows) if row[0]), "")
-            custom = (yaml.safe_load(text) or {}).get("custom_data") or {}
+            custom = (from_yaml(text) or {}).get("custom_data") or {}
             self.metadata["rosbag2"] = {"serialized_metadata": text}
-            self.metadata["recap"] = {str(key): str(value) for key, value in custom.items()}
-        except (sqlite3.Error, yaml.YAMLError, AttributeError, TypeError):
+            plain = {key: value for key, value in custom.items() if not isinstance(value, (list, dict))}
+            self.metadata["recap"] = {str(key): str(value) for key, value in plain.items()}
+        except (sqlite3.Error, *UNREADABLE_YAML, AttributeError, TypeError):
             return  # older recorders have no such table
 
     def _check_structure(self) -> None:

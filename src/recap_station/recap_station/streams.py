@@ -106,7 +106,8 @@ class Streams:
 
     def resolved(self, types: Mapping[str, str]) -> Streams:
         """With the types that a bag's topics have. Raises ContractError where they are not those declared, or
-        none that can be read."""
+        none that can be read. What a cell may lack (control_mode, episode, stage) and no YAML named may be of
+        any type: another robot's topic may have that name, and its messages are passed over."""
 
         def known(stream: Stream, allowed: tuple[str, ...]) -> Stream:
             found = types.get(stream.topic, "") or stream.type or allowed[0]
@@ -118,13 +119,18 @@ class Streams:
                 raise ContractError(f"topic {stream.topic} is a {found}, wanted {' or '.join(allowed)}")
             return replace(stream, type=found)
 
+        def optional(stream: Stream, name: str, kind: str) -> Stream:
+            found = types.get(stream.topic, "") or kind
+            named = stream.topic != name or stream.type not in ("", found)
+            return known(stream, (kind,)) if named else replace(stream, type=found)
+
         roles = {role: tuple(known(stream, JOINT_TYPES) for stream in getattr(self, role)) for role in ROLES}
         return Streams(
             **roles,
             images=tuple((camera, known(stream, IMAGE_TYPES)) for camera, stream in self.images),
-            control_mode=known(self.control_mode, (topics.MODE_TYPE,)),
-            episode=known(self.episode, (topics.EPISODE_TYPE,)),
-            stage=known(self.stage, (topics.TRUTH_TYPE,)),
+            control_mode=optional(self.control_mode, topics.CONTROL_MODE, topics.MODE_TYPE),
+            episode=optional(self.episode, topics.EPISODE, topics.EPISODE_TYPE),
+            stage=optional(self.stage, topics.SIM_TRUTH, topics.TRUTH_TYPE),
         )
 
     def to_dict(self) -> dict[str, Any]:

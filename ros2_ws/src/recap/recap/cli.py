@@ -207,7 +207,7 @@ def convert(
     or `./recap convert s3://lab/bags --store s3://lab/episodes --ray auto`
     """
     from recap.bringup import UsageError
-    from recap_learner.data.episodes import convert_bags, load_cell, read_info
+    from recap_learner.data.episodes import OUTCOMES, convert_bags, load_cell, read_info
 
     if task and not station:
         raise UsageError("--task: wanted --station too")
@@ -222,8 +222,11 @@ def convert(
         if info.damage:
             damaged[str(file)] = info.damage
             print(f"recap: {file}: {info.damage}", file=sys.stderr)
-        if info.outcome == "unknown":
+        if info.outcome not in OUTCOMES:
             unjudged.append(str(file))
+            if info.outcome != "unknown":
+                wanted = f"outcome {info.outcome!r}, wanted {', '.join(OUTCOMES)}"
+                print(f"recap: {file}: {wanted}", file=sys.stderr)
     if unjudged:
         count = len(unjudged)
         print(f"recap: {count} attempts have no outcome yet; ./recap label gives one", file=sys.stderr)
@@ -243,7 +246,7 @@ def inspect(
 ) -> None:
     """Look for what is wrong with recorded episodes: as text, and as a page with plots.
 
-    Kinds: unlabelled, gap, rate, stall, frozen, black, jump, limit, skew, duplicate, unreadable.
+    Kinds: unlabelled, damage, gap, rate, stall, frozen, black, jump, limit, skew, duplicate, unreadable.
 
     Example: `./recap inspect episodes --fail-on black,frozen,duplicate`
     """

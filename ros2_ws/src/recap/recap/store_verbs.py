@@ -22,7 +22,10 @@ def inspect(store: Path, html: Path, fail_on: str, as_json: bool, progress: Repo
     unknown = [kind for kind in fatal if kind not in (*KINDS, "any")]
     if unknown:
         raise UsageError(f"--fail-on: wanted any or some of {', '.join(KINDS)}, found {unknown[0]!r}")
-    report = inspect_store(Store(store), progress=progress)
+    opened = Store(store)
+    if not opened.files():  # "none" would pass for a store in which nothing is wrong
+        raise FileNotFoundError(f"{store}: holds no episode (./recap convert makes them of bags)")
+    report = inspect_store(opened, progress=progress)
     write_page(report, store, html)
     failed = sorted({f.kind for f in report.findings if f.kind in fatal or "any" in fatal})
     summary = report.summary()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recap_learner.data.collect import Collected, JointStream
+from recap_learner.data.collect import Collected, ImageStream, JointStream
 from recap_learner.data.episode_file import OUTCOMES, ConversionError, Episode, EpisodeInfo
 from recap_station.cdr_scan import EpisodeEvent
 from recap_station.contract import Station, Task
@@ -19,6 +19,8 @@ from recap_station.ticks import STALE_S, age_s, align, hold, tick_times
 
 RUNNING, ENDED = 1, 2  # recap_interfaces/msg/Episode
 OUTCOME_OF = ("unknown", "success", "failure", "discarded")  # likewise, by number
+IMAGE_STALE_S = 1.0  # a camera whose picture is older at most ticks is slow, or has another clock
+LONGEST_H = 24.0  # of an attempt: events of two clocks are further apart
 SOURCES = frozenset({"policy", "teleop", "hold"})  # that the arbiter names in a command's frame_id
 
 
@@ -86,6 +88,8 @@ def to_episode(collected: Collected, attempt: Attempt, station: Station, info: E
     start = max(attempt.start_ns, _complete_from(states), _complete_from(commands))
     if attempt.end_ns <= start:
         raise ConversionError("no time in which the episode ran and both state and command were there")
+    if (hours := (attempt.end_ns - start) / 3.6e12) > LONGEST_H:
+        raise ConversionError(f"an attempt of {hours:.1f} h, wanted {LONGEST_H:.0f} h at most")
     ticks = tick_times(start, attempt.end_ns, station.control_rate_hz)
     state, state_gap, _ = _at_ticks(states, ticks, station)
     command, command_gap, labels = _at_ticks(commands, ticks, station)
@@ -105,8 +109,9 @@ def to_episode(collected: Collected, attempt: Attempt, station: Station, info: E
         image_age[camera] = age_s(images.stamps_ns, ticks, at)
         image_at[camera] = np.full((len(ticks), 4), -1, dtype=np.int64)
         image_at[camera][there] = images.place[at[there]]
+    stale = _stale(collected, ticks, state_gap | command_gap)
     return Episode(
-        info=info,
+        info=replace(info, damage="; ".join([*([info.damage] if info.damage else []), *stale])),
         time_ns=ticks,
         state=state,
         command=command,
@@ -183,6 +188,29 @@ def _at_ticks(
     oldest = newest.min(axis=1)
     gap = (oldest < 0) | ((ticks - np.maximum(oldest, 0)) * 1e-9 > STALE_S)
     return values, gap, labels
+
+
+def _stale(collected: Collected, ticks: np.ndarray, gap: np.ndarray) -> list[str]:
+    """Notes of streams that are old at most ticks, as where clocks differ that stamp them."""
+
+    def age(stream: JointStream | ImageStream) -> float:
+        return float(np.median(age_s(stream.stamps_ns, ticks, hold(stream.stamps_ns, ticks))))
+
+    notes = []
+    if gap.mean() > 0.5:
+        ages = {s.stream.topic: age(s) for role in ("state", "command") for s in collected.joints[role]}
+        oldest = max(ages, key=ages.__getitem__)
+        note = f"{gap.mean():.0%} of the ticks are gaps"
+        if ages[oldest] > STALE_S:
+            note += f": {oldest} is {ages[oldest]:.2f} s old at the median tick, wanted {STALE_S} s at most"
+        notes.append(note)
+    for images in collected.images.values():
+        if len(images.stamps_ns) and age(images) > IMAGE_STALE_S:
+            old = f"is {age(images):.1f} s old" if np.isfinite(age(images)) else "has no image yet"
+            notes.append(
+                f"{images.stream.topic} {old} at the median tick, wanted one of {IMAGE_STALE_S} s at most"
+            )
+    return notes
 
 
 def _modes(collected: Collected, ticks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,17 +18,21 @@ from recap_station.streams import RAW_IMAGE_TYPE, Stream, Streams
 
 
 def read_images(
-    bag: Path, camera: str, wanted: Sequence[int] | np.ndarray, streams: Streams | None = None
+    bag: Path,
+    camera: str,
+    wanted: Sequence[int] | np.ndarray,
+    streams: Streams | None = None,
+    files: Sequence[str] = (),
 ) -> Iterator[np.ndarray]:
     """Decode the wanted images of one camera, in ascending order → (H, W, 3) uint8 RGB each.
 
-    wanted: as `Episode.image` numbers them. streams: the episode's (`EpisodeInfo.streams`). Raises
-    ConversionError where one is missing.
+    wanted: as `Episode.image` numbers them. streams, files: the episode's (`EpisodeInfo`). Raises
+    ConversionError where one is missing, or the bag has other files.
     """
     numbers = sorted({int(i) for i in wanted})
     want = iter(numbers)
     following = next(want, None)
-    for number, (data, kind) in enumerate(_usable(bag, camera, streams) if numbers else ()):
+    for number, (data, kind) in enumerate(_usable(bag, camera, streams, files) if numbers else ()):
         if number == following:
             yield decode_message(data, kind)
             following = next(want, None)
@@ -39,10 +43,13 @@ def read_images(
 
 
 def recorded_images(
-    bag: Path, camera: str, count: int, streams: Streams | None = None
+    bag: Path, camera: str, count: int, streams: Streams | None = None, files: Sequence[str] = ()
 ) -> Iterator[bytes | memoryview]:
-    """The first `count` images of one camera, or as many as there are, as recorded; raw ones as PNG."""
-    for data, kind in islice(_usable(bag, camera, streams), count):
+    """The first `count` images of one camera, or as many as there are, as recorded; raw ones as PNG.
+
+    streams, files: as of `read_images`.
+    """
+    for data, kind in islice(_usable(bag, camera, streams, files), count):
         if kind == RAW_IMAGE_TYPE:
             yield cv2.imencode(".png", decode_message(data, kind)[..., ::-1])[1].tobytes()
         else:
@@ -50,9 +57,27 @@ def recorded_images(
             yield data[picture.offset : picture.offset + picture.size]
 
 
-def _usable(bag: Path, camera: str, streams: Streams | None) -> Iterator[tuple[memoryview, str]]:
+def episode_bag(bag: Path, files: Sequence[str], check: bool = True) -> BagReader:
+    """The bag of an episode that was made of `files`; none: it is not known of which. Raises ConversionError
+    where the bag has others by now: numbers of images, and of files, would mean something else."""
+    reader = BagReader(bag, check)
+    found = [file.name for file in reader.files]
+    if files and found != list(files):
+        raise ConversionError(
+            f"{bag}: its files are {_listed(found)}, wanted those converted, {_listed(files)}"
+        )
+    return reader
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], f"... ({len(names)} in all)"] if len(names) > 4 else names)
+
+
+def _usable(
+    bag: Path, camera: str, streams: Streams | None, files: Sequence[str]
+) -> Iterator[tuple[memoryview, str]]:
     """(CDR, type) of the messages that ticks can have images of, in order of arrival."""
-    reader = BagReader(bag)
+    reader = episode_bag(bag, files)
     stream = streams.image(camera) if streams else Stream(topics.image_topic(camera))
     kind = stream.type or reader.topics.get(stream.topic, topics.IMAGE_TYPE)
     usable = image_reader(kind)
@@ -69,9 +94,7 @@ class EpisodeImages:
 
     def __init__(self, episode: Episode, store: Path):
         self._episode = episode
-        self._reader = BagReader(episode.info.bag_in(store), check=False)
-        if episode.info.files and tuple(file.name for file in self._reader.files) != episode.info.files:
-            raise ConversionError(f"{self._reader.path}: its files are others than when it was converted")
+        self._reader = episode_bag(episode.info.bag_in(store), episode.info.files, check=False)
 
     def read(self, camera: str, tick: int) -> np.ndarray:
         """The image that a tick has → (H, W, 3) uint8 RGB. Raises ConversionError where it has none."""
@@ -107,10 +130,18 @@ def decode_message(data: memoryview, kind: str) -> np.ndarray:
     return cv2.cvtColor(rows, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_GRAY2RGB)
 
 
+def undecodable(data: np.ndarray | bytes | memoryview, error: cv2.error) -> str:
+    """In one line what OpenCV does not decode, such as a picture larger than it takes."""
+    return " ".join(f"an image of {len(data)} bytes that cannot be decoded: {error.err or error}".split())
+
+
 def decode_jpeg(data: np.ndarray) -> np.ndarray:
     """JPEG or PNG bytes → (H, W, 3) uint8 RGB. Raises ConversionError if they are not an image."""
     buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if len(buffer) else None
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if len(buffer) else None
+    except cv2.error as error:
+        raise ConversionError(undecodable(data, error)) from error
     if image is None:
         raise ConversionError(f"{len(data)} bytes that are not a JPEG or PNG image")
     return image

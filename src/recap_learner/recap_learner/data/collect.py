@@ -3,18 +3,28 @@
 `Collector.add` takes every message as it comes, with the CDR bytes as they are; nothing is resampled here and
 no image is decoded. A message that cannot be meant (a joint the cell lacks, a NaN, an image of no size or
 without its end; see `data.messages`) is left out and counted; one whose every message is so is an
-error. Clocks that jump back are found and told; see `recap_learner.data.series`.
+error. Clocks that jump back are found and told; see `recap_learner.data.series`. So are breaks of a
+recording, and clocks that jump forward.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from recap_learner.data.messages import image_reader, joint_reader, read_event, read_mode, read_stage
+from recap_learner.data.messages import (
+    image_reader,
+    joint_reader,
+    known_reader,
+    read_event,
+    read_mode,
+    read_stage,
+)
 from recap_learner.data.series import JUMP_S, Series
+from recap_station import topics
 from recap_station.cdr_scan import EpisodeEvent
 from recap_station.contract import ContractError, Station
 from recap_station.streams import ROLES, TRAJECTORY_TYPE, Stream, Streams
@@ -22,6 +32,7 @@ from recap_station.streams import ROLES, TRAJECTORY_TYPE, Stream, Streams
 # Of two publishers on one topic: how far their numbers are apart at least, messages of one in a row at most,
 # and how often, of all messages, it must happen; a sensor that errs now and then is no second publisher.
 _STEP, _TURN, _TURNS, _FEWEST_TURNS, _LOOKED_AT = 0.02, 10, 0.02, 4, 500
+SILENCE_S = 60.0  # neither state nor command for longer: the recording was broken off, or its clock jumped
 NOWHERE = (-1, -1, -1, -1)  # place of a message that is in no bag
 
 
@@ -72,9 +83,10 @@ class Collector:
             camera: Series(stream, image_reader(stream.type), placed=True)
             for camera, stream in streams.images
         }
-        self._modes = Series(streams.control_mode, read_mode, latched=True)
-        self._stages = Series(streams.stage, read_stage)
-        self._events = Series(streams.episode, read_event, latched=True)
+        mode, stage, event = streams.control_mode, streams.stage, streams.episode
+        self._modes = Series(mode, known_reader(mode, topics.MODE_TYPE, read_mode), latched=True)
+        self._stages = Series(stage, known_reader(stage, topics.TRUTH_TYPE, read_stage))
+        self._events = Series(event, known_reader(event, topics.EPISODE_TYPE, read_event), latched=True)
         self._by_topic: dict[str, list[Series]] = {}
         for series in self._all():
             self._by_topic.setdefault(series.stream.topic, []).append(series)
@@ -107,7 +119,11 @@ class Collector:
             joints[role] = []
             for series in all_series:
                 stamps, rows = self._settled(series, main, stretches, notes)
-                joints[role] += _joint_streams(series, stamps, rows, self.station, notes)
+                found = _joint_streams(series, stamps, rows, self.station, notes)
+                if series.stream.type == TRAJECTORY_TYPE and len(rows):
+                    ends = [int(s.stamps_ns[-1]) for s in joints["state"] if len(s.stamps_ns)]
+                    found = _ended(found, max([*ends, int(series.received[rows].max())]), notes)
+                joints[role] += found
         images = {}
         for camera, series in self._cameras.items():
             stamps, rows = self._settled(series, main, stretches, notes)
@@ -116,6 +132,12 @@ class Collector:
             images[camera] = ImageStream(series.stream, stamps[order], rows[order], place)
             if not len(series.items):
                 notes.append(f"no image of {camera} ({series.stream.topic})")
+            senders = Counter(series.items[i] for i in rows)
+            if len(senders) > 1:
+                said = ", ".join(f"{name!r} {times} ×" for name, times in senders.most_common(3))
+                notes.append(
+                    f"images of {len(senders)} frame_ids on {series.stream.topic}, wanted one: {said}"
+                )
         modes = self._ordered(self._modes, main, stretches, notes)
         stages = self._ordered(self._stages, main, stretches, notes)
         event_stamps, events = self._ordered(self._events, main, stretches, notes)
@@ -123,16 +145,19 @@ class Collector:
         if not stages[1]:  # no simulator that knows: as a person marked them
             marks = [event for event in events if event.stage]
             stages = (np.array([e.stamp_ns for e in marks], dtype=np.int64), [e.stage for e in marks])
-        return Collected(joints, images, modes, stages, events, notes)
+        collected = Collected(joints, images, modes, stages, events, notes)
+        return collected if events else _longest_unbroken(collected)  # else attempts are cut by events
 
     def _main_stretch(self, notes: list[str]) -> tuple[int, int]:
-        """Where the clock of the commands, or else of the states, jumped back: the longest stretch without a
-        jump is the episode → (its number, of how many)."""
+        """Where the clock of the commands, or else of the states, jumped back: the stretch of most messages
+        without a jump is the episode → (its number, of how many)."""
         for series in (*self._roles["command"], *self._roles["state"]):
-            stamps, stretch, _, count = series.settle()
+            _, stretch, _, count = series.settle()
             if count > 1:
-                lengths = [np.ptp(stamps[stretch == k]) for k in range(count)]
-                main = int(np.argmax(lengths))
+                received = series.received  # stamps may be damaged, and tell no stretch's length
+                parts = [received[stretch == k] for k in range(count)]
+                lengths = [np.ptp(part) for part in parts]
+                main = max(range(count), key=lambda k: (len(parts[k]), lengths[k]))
                 notes.append(
                     f"the clock of {series.stream.topic} jumps back {count - 1} times: only the longest of "
                     f"{count} stretches is used, {lengths[main] * 1e-9:.1f} of {sum(lengths) * 1e-9:.1f} s"
@@ -190,9 +215,14 @@ def _joint_streams(
             chosen, columns = _columns(names, series.stream, station)
             width = len(names) if names else len(columns)
             whole = [items[rows[i]].values for i in of_layout]
-            if any(len(one) != 8 * width for one in whole):
-                found = next(len(one) // 8 for one in whole if len(one) != 8 * width)
-                raise ContractError(f"{topic}: {found} numbers, wanted {width}")
+            fits = np.array([len(one) == 8 * width for one in whole], dtype=bool)
+            if not fits.all():
+                found = len(whole[int(np.argmin(fits))]) // 8
+                if not fits.any():
+                    raise ContractError(f"{topic}: {found} numbers, wanted {width}")
+                short = np.count_nonzero(~fits)
+                notes.append(f"{short} × another number of joints on {topic} (first {found}, wanted {width})")
+                at, whole = at[fits], [one for one, fit in zip(whole, fits, strict=True) if fit]
         except ContractError as error:
             reason = reason or error
             wrong += len(of_layout)
@@ -215,13 +245,77 @@ def _joint_streams(
         labels = np.array([items[rows[i]].label for i in members], dtype=object)
         order = np.lexsort((members, times))  # order of arrival decides between equal stamps
         times, values, labels, members = times[order], values[order], labels[order], members[order]
-        if series.stream.type == TRAJECTORY_TYPE:  # up to a later one's begin, and to the last's receipt
-            kept = (members >= np.maximum.accumulate(members)) & (times <= series.received.max(initial=0))
+        if series.stream.type == TRAJECTORY_TYPE:  # up to a later one's begin
+            kept = members >= np.maximum.accumulate(members)
             times, values, labels = times[kept], values[kept], labels[kept]
         if _takes_turns(values):
             notes.append(f"two publishers take turns on {topic}")
         found_streams.append(JointStream(series.stream, times, np.array(carried), values, labels))
     return found_streams
+
+
+def _ended(streams: list[JointStream], end_ns: int, notes: list[str]) -> list[JointStream]:
+    """Trajectories without the points after `end_ns`, of the last state or the last trajectory's receipt:
+    nobody knows whether they came to be commanded."""
+    ended = []
+    for stream in streams:
+        kept = stream.stamps_ns <= end_ns
+        if not kept.all():
+            late = np.count_nonzero(~kept)
+            notes.append(f"{late} × a trajectory's point after the last state on {stream.stream.topic}")
+        ended.append(_of(stream, kept))
+    return ended
+
+
+def _of(stream: JointStream, kept: np.ndarray) -> JointStream:
+    stamps, values, labels = stream.stamps_ns[kept], stream.values[kept], stream.labels[kept]
+    return replace(stream, stamps_ns=stamps, values=values, labels=labels)
+
+
+def _longest_unbroken(collected: Collected) -> Collected:
+    """Where there is neither state nor command for longer than SILENCE_S: the stretch without such a silence
+    that has most of both. Set points that are sent now and then while states go on are no silence."""
+    states, commands = (
+        np.sort(np.concatenate([np.zeros(0, np.int64), *(s.stamps_ns for s in collected.joints[role])]))
+        for role in ("state", "command")
+    )
+    silences = []
+    for k in np.flatnonzero(np.diff(commands) > SILENCE_S * 1e9).tolist():
+        first, last = np.searchsorted(states, commands[k : k + 2])
+        times = np.concatenate([commands[k : k + 1], states[first:last], commands[k + 1 : k + 2]])
+        widest = int(np.argmax(np.diff(times)))
+        if times[widest + 1] - times[widest] > SILENCE_S * 1e9:
+            silences.append((int(times[widest]), int(times[widest + 1])))
+    if not silences:
+        return collected
+    middles = np.array([(begin + end) // 2 for begin, end in silences])
+    count = len(silences) + 1
+    of_states, of_commands = np.searchsorted(middles, states), np.searchsorted(middles, commands)
+    parts = [commands[of_commands == k] for k in range(count)]
+    fewest = [min(len(part), np.count_nonzero(of_states == k)) for k, part in enumerate(parts)]
+    lengths = [np.ptp(part) * 1e-9 for part in parts]
+    main = max(range(count), key=lambda k: (fewest[k], lengths[k]))
+
+    def within(stamps: np.ndarray) -> np.ndarray:
+        return np.searchsorted(middles, stamps) == main
+
+    joints = {
+        role: [_of(stream, kept) for stream in streams if (kept := within(stream.stamps_ns)).any()]
+        for role, streams in collected.joints.items()
+    }
+    images = {}
+    for camera, image in collected.images.items():
+        kept = within(image.stamps_ns)
+        images[camera] = ImageStream(
+            image.stream, image.stamps_ns[kept], image.number[kept], image.place[kept]
+        )
+    longest = max(end - begin for begin, end in silences) * 1e-9
+    silent = f"{longest / 3600:.1f} h" if longest >= 3600 else f"{longest:.0f} s"
+    note = (
+        f"neither state nor command for {silent}: only the longest of {count} stretches is used, "
+        f"{lengths[main]:.1f} of {sum(lengths):.1f} s"
+    )
+    return replace(collected, joints=joints, images=images, notes=[*collected.notes, note])
 
 
 def _columns(names: tuple[str, ...], stream: Stream, station: Station) -> tuple[list[int], list[int]]:

@@ -43,6 +43,7 @@ class EpisodeInfo:
     streams: Streams | None = None  # where its columns come from, with types; None: the station's defaults
     unchecked: bool = False  # some message has no checksum, as in sqlite3: there damage can be silent
     made_of: str = ""  # the bag's files as they were (recap_station.storage.version); empty: not known
+    told: tuple[str, ...] = ()  # what conversion was told in place of the bag's: "station", "task"
 
     def bag_in(self, store: Path) -> Path:
         """The bag of an episode of `store`."""
@@ -63,7 +64,8 @@ class EpisodeInfo:
         station = Station.from_dict(about["station"])
         streams = Streams.from_dict(about["streams"], station) if about.get("streams") else None
         given = {"task": Task.from_dict(about["task"]), "station": station, "streams": streams}
-        return EpisodeInfo(**{**about, **given, "files": tuple(about.get("files", ()))})
+        listed = {name: tuple(about.get(name, ())) for name in ("files", "told")}
+        return EpisodeInfo(**{**about, **given, **listed})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from what `recap_learner.data.collect` gathers; the file is described in `recap_
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -38,8 +40,10 @@ from recap_learner.data.reading import (
     find_bags,
     load_cell,
     no_outcome,
+    problem_line,
     read_attempts,
     read_bag,
+    survey_bags,
 )
 from recap_learner.data.store import Store
 from recap_station import storage
@@ -79,7 +83,7 @@ def convert_bags(
     if ray:  # seen from other folders
         store, bags = store.absolute(), [storage.path(bag).absolute() for bag in bags]
     store.mkdir(parents=True, exist_ok=True)
-    found = find_bags(bags)
+    found, unfound = _found(bags)
     several = _attempts_in(store)
     named: dict[str, list[tuple[Path, list[Path]]]] = {}  # of one name, one after the other: they would clash
     for bag in found:
@@ -94,7 +98,7 @@ def convert_bags(
         if progress:
             progress(len(results) / len(found), f"{len(results)}/{len(found)} bags")
     files = [file for bag in found for file in results[bag][0]]
-    problems = [line for bag in found for line in results[bag][1]]
+    problems = unfound + [line for bag in found for line in results[bag][1]]
     if ray:
         problems += [f"{file}: made on another machine and not seen here; {_SHARED}" for file in files
                      if not file.exists()]  # fmt: skip
@@ -113,7 +117,7 @@ def amend_bags(
 
     workers, ray: as of `convert_bags`.
     """
-    found = find_bags([storage.path(bag).absolute() for bag in bags] if ray else bags)
+    found, unfound = _found([storage.path(bag).absolute() for bag in bags] if ray else bags)
     answers: dict[int, str] = {}
     for number, answer in spread(_Amend(dict(said)), found, workers, ray):
         lost = isinstance(answer, Lost)
@@ -121,7 +125,15 @@ def amend_bags(
         if progress:
             progress(len(answers) / len(found), f"{len(answers)}/{len(found)} bags")
     done = [bag for number, bag in enumerate(found) if not answers[number]]
-    return done, [answers[number] for number in range(len(found)) if answers[number]]
+    return done, unfound + [answers[number] for number in range(len(found)) if answers[number]]
+
+
+def _found(bags: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Bags, and a line for each place that has none. Raises the first of those where there is no bag."""
+    found, problems = survey_bags(bags)
+    if problems and not found:
+        raise problems[0]
+    return found, [problem_line(problem) for problem in problems]
 
 
 @dataclass(frozen=True)
@@ -135,8 +147,10 @@ class _Amend:
             if not bag.exists():
                 raise ConversionError(f"{bag}: not there on machine {socket.gethostname()}; {_SHARED}")
             amend_metadata(bag, self.said)
-        except (ValueError, OSError) as error:
-            return str(error).replace("\n", " ")
+        except Exception as error:  # somebody else's data
+            expected = isinstance(error, (ValueError, OSError))
+            line = f"{'' if expected else f'{type(error).__name__}: '}{error}".replace("\n", " ")
+            return line if line.startswith(str(bag)) else f"{bag}: {line}"
         return ""
 
 
@@ -187,6 +201,9 @@ class _Job:
             try:
                 store.add(episode, partial(self._check_name, target, bag))
             except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:  # the bag's, not the store's
+                    size = len(os.fsencode(target.name))
+                    raise ConversionError(f"its episode's file has a name too long: {size} bytes") from error
                 raise _StoreError(error) from error
         for file in old - set(outcomes):
             with suppress(FileNotFoundError):
@@ -198,7 +215,7 @@ class _Job:
         now = storage.version(bag_sources(bag))
         outcomes = {}
         for file, about in made.items():
-            if about.get("made_of") != now or (self.cell and not _same_cell(about, self.cell)):
+            if about.get("made_of") != now or not _same_cell(about, self.cell):
                 return None
             outcomes[file] = about["outcome"]
         return outcomes or None
@@ -249,11 +266,20 @@ def _attempts_in(store: Path) -> dict[str, list[Path]]:
     return {name: [file for _, file in sorted(files)] for name, files in found.items()}
 
 
-def _same_cell(about: Mapping[str, Any], cell: Cell) -> bool:
+def _same_cell(about: Mapping[str, Any], cell: Cell | None) -> bool:
+    """Whether an episode was read as the cell says, or by what its bag carries where there is none."""
+    told = about.get("told")  # older ones do not say
+    if told is not None and tuple(told) != (cell.told if cell else ()):
+        return False
+    if cell is None:
+        return True
+
     def plain(data: Any) -> Any:
         return json.loads(json.dumps(data))
 
     if about.get("station") != plain(cell.station.to_dict()):
+        return False
+    if cell.task is not None and about.get("task") != plain(cell.task.to_dict()):
         return False
     given = plain(cell.streams.to_dict())
     found = about.get("streams") or {}

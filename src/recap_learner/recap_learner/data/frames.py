@@ -196,12 +196,12 @@ def _encode(tower: Tower, folder: Path, files: Sequence[Path]) -> None:
     for file in files:
         episode = load_episode(file)
         ticks = frame_ticks(episode)
-        bag = episode.info.bag_in(file.parent)
+        about, bag = episode.info, episode.info.bag_in(file.parent)
         by_camera = []
         for camera in episode.info.station.camera_names:
             wanted = episode.image[camera][ticks]
             unique, back = np.unique(wanted, return_inverse=True)
-            images = np.stack(list(read_images(bag, camera, unique, episode.info.streams)))
+            images = np.stack(list(read_images(bag, camera, unique, about.streams, about.files)))
             tokens = [tower(torch.from_numpy(images[i : i + 64])) for i in range(0, len(images), 64)]
             by_camera.append(torch.cat(tokens).to(torch.float16).numpy()[back])
         stacked = np.stack(by_camera, axis=1)

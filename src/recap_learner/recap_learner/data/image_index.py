@@ -154,10 +154,11 @@ def _packed(episode: Episode, bag: Path, camera: str, folder: Path) -> ImageTabl
     newest = max((f.stat().st_mtime_ns for f in inside), default=0)
     if not (places.exists() and pack.exists() and places.stat().st_mtime_ns >= newest):
         lengths: list[int] = []
+        about = episode.info
 
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:
-                for picture in recorded_images(bag, camera, count, episode.info.streams):
+                for picture in recorded_images(bag, camera, count, about.streams, about.files):
                     file.write(picture)
                     lengths.append(len(picture))
 

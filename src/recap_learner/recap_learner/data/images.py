@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from recap_learner.data.bag_images import undecodable
 from recap_learner.data.episodes import ConversionError
 
 # Scale → flag. OpenCV names only those that give BGR.
@@ -27,7 +28,10 @@ def decode(data: bytes | memoryview, size: tuple[int, int], out: np.ndarray) -> 
     two grey levels in the mean (tests/learner/test_loader.py).
     """
     buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, _flag(data, size)) if len(buffer) else None
+    try:
+        image = cv2.imdecode(buffer, _flag(data, size)) if len(buffer) else None
+    except cv2.error as error:
+        raise ConversionError(undecodable(data, error)) from error
     if image is None:
         raise ConversionError(f"{len(data)} bytes that are not a JPEG or PNG image")
     finer = image.shape[0] >= size[0] and image.shape[1] >= size[1]

@@ -15,6 +15,7 @@ from recap_station.contract import ContractError
 from recap_station.streams import FLOAT_ARRAY_TYPE, RAW_IMAGE_TYPE, TRAJECTORY_TYPE, Stream
 
 PIXELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}  # raw encodings that are read → bytes of a pixel
+_DEPTH = ("16UC1", "32FC1")  # how the format of a compressed image of depth begins
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _TAIL = 64  # bytes looked at for an image's end: some cameras pad it
@@ -51,8 +52,18 @@ def _trajectory_reader(stream: Stream) -> Read:
     return read
 
 
+def known_reader(stream: Stream, kind: str, read: Read) -> Read:
+    """`read`, or where the topic is of another type than `kind` a reader that passes all messages over."""
+
+    def pass_over(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
+        raise Unusable(f"a {stream.type} (wanted {kind}), which is passed over,")
+
+    return read if stream.type in ("", kind) else pass_over
+
+
 def image_reader(kind: str) -> Read:
-    """Judges messages of an image type: raises CdrError or Unusable on one that no tick can have."""
+    """Judges messages of an image type, of which the frame_id is kept: raises CdrError or Unusable on one
+    that no tick can have."""
     return _read_raw if kind == RAW_IMAGE_TYPE else _read_compressed
 
 
@@ -61,6 +72,8 @@ def _read_compressed(data: memoryview, received_ns: int) -> list[tuple[int, Any]
     end = picture.offset + picture.size
     start = bytes(data[picture.offset : picture.offset + len(_PNG)])
     tail = bytes(data[max(picture.offset, end - _TAIL) : end])
+    if picture.encoding.startswith(_DEPTH):
+        raise Unusable(f"an image encoded as {picture.encoding[:5]!r}, which is skipped")
     if not picture.size:
         raise Unusable("an image without bytes")
     if start.startswith(_JPEG):
@@ -71,7 +84,7 @@ def _read_compressed(data: memoryview, received_ns: int) -> list[tuple[int, Any]
         raise Unusable("an image that is neither JPEG nor PNG")
     if not whole:
         raise Unusable("an image that ends too early")
-    return [(picture.stamp_ns, None)]
+    return [(picture.stamp_ns, cdr_scan.Cursor(data).header()[1])]
 
 
 def _read_raw(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
@@ -83,7 +96,7 @@ def _read_raw(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:
         raise Unusable("an image of no size")
     if picture.step < row or picture.size < picture.step * picture.height:
         raise Unusable("an image that ends too early")
-    return [(picture.stamp_ns, None)]
+    return [(picture.stamp_ns, cdr_scan.Cursor(data).header()[1])]
 
 
 def read_mode(data: memoryview, received_ns: int) -> list[tuple[int, Any]]:

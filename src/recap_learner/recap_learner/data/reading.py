@@ -11,15 +11,22 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from recap_learner.data.attempts import command_span, cut, describe, task_of, to_episode
 from recap_learner.data.collect import Collector
 from recap_learner.data.episode_file import OUTCOMES, ConversionError, Episode, EpisodeInfo
 from recap_station import storage
-from recap_station.bag_reader import BagReader, bag_files, is_bag_file
+from recap_station.bag_reader import BagReader, bag_files, is_bag_file, span_ns
 from recap_station.contract import Station, Task, load_station, load_task
 from recap_station.streams import Streams, default_streams, load_streams
+
+_SPLIT_NS = 10_000_000_000  # between two files of one bag at most
+_OTHERS = {
+    ".bag": "a ROS 1 bag, which is not read (rosbags-convert makes one of ROS 2 of it)",
+    ".gz": "a file compressed by gzip, which is not read (gunzip it)",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,11 @@ class Cell:
     streams: Streams
     task: Task | None = None
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """As `EpisodeInfo.told` has it."""
+        return ("station", "task") if self.task else ("station",)
+
 
 def load_cell(station: str | Path, task: str | Path = "") -> Cell:
     """By name or path. Raises ContractError."""
@@ -38,21 +50,33 @@ def load_cell(station: str | Path, task: str | Path = "") -> Cell:
 
 
 def find_bags(paths: Iterable[Path]) -> list[Path]:
-    """Bags among `paths`, which are bags (folders or single files) or folders of bags; each once."""
+    """Bags among `paths`, which are bags (folders or single files) or folders of bags; each once.
+
+    Raises ConversionError or OSError where there is something else.
+    """
+    found, problems = survey_bags(paths)
+    if problems:
+        raise problems[0]
+    return found
+
+
+def survey_bags(paths: Iterable[Path]) -> tuple[list[Path], list[ConversionError | OSError]]:
+    """The same, and what is wrong with the others of `paths`, or with folders in them."""
     found: dict[Path, None] = {}
+    problems: list[ConversionError | OSError] = []
     for path in map(storage.surveyed, map(storage.path, paths)):
-        if path.is_file() and is_bag_file(path):
-            found[path] = None
-            continue
-        if not path.is_dir():
-            raise ConversionError(f"{path}: wanted a bag or a folder of bags, found none")
-        inside = [] if (path / "metadata.yaml").is_file() else sorted(p for p in path.iterdir() if p.is_dir())
-        nested = [bag for folder in inside for bag in _bags_in(folder)]
-        bags = [*bag_files(path), *nested] if nested else _bags_in(path)
-        if not bags:
-            raise ConversionError(f"{path}: holds no bag (a folder with an .mcap or .db3 file)")
-        found.update(dict.fromkeys(bags))
-    return list(found)
+        try:
+            found.update(dict.fromkeys(_bags_at(path, problems)))
+        except (ConversionError, OSError) as error:
+            problems.append(error)
+    return list(found), problems
+
+
+def problem_line(problem: ConversionError | OSError) -> str:
+    """What `survey_bags` has found, in one line with its place."""
+    if isinstance(problem, OSError) and problem.filename is not None:
+        return f"{problem.filename}: {problem.strerror}"
+    return str(problem).replace("\n", " ")
 
 
 def read_attempts(bag: Path, store: Path, cell: Cell | None = None) -> list[Episode]:
@@ -98,6 +122,7 @@ def _read(reader: BagReader, bag: Path, store: Path, cell: Cell | None, made_of:
         files=tuple(file.name for file in reader.files),
         streams=streams,
         made_of=made_of,
+        told=cell.told if cell else (),
     )
     episodes = []
     for number, attempt in enumerate(attempts, 1):
@@ -131,13 +156,51 @@ def bag_name(bag: Path) -> str:
     return name.lstrip(".") or "bag"
 
 
+def _bags_at(path: Path, problems: list[ConversionError | OSError]) -> list[Path]:
+    """A bag, or those in a folder; folders in it that cannot be looked into go to the problems."""
+    if path.is_file() and is_bag_file(path):
+        return [path]
+    if not path.is_dir():
+        what = next((kind for ending, kind in _OTHERS.items() if path.name.lower().endswith(ending)), "none")
+        raise ConversionError(f"{path}: wanted a bag or a folder of bags, found {what}")
+    inside = [] if (path / "metadata.yaml").is_file() else sorted(p for p in path.iterdir() if p.is_dir())
+    nested, shut = [], False
+    for folder in inside:
+        try:
+            nested += _bags_in(folder)
+        except OSError as error:
+            problems.append(error)
+            shut = True
+    bags = [*bag_files(path), *nested] if nested else _bags_in(path)
+    if not bags and not shut:
+        raise ConversionError(f"{path}: holds no bag (a folder with an .mcap or .db3 file)")
+    return bags
+
+
 def _bags_in(folder: Path) -> list[Path]:
     """A folder that is a bag, or single files in it that are one each; none where it holds no messages."""
     files = bag_files(folder)
-    if (folder / "metadata.yaml").is_file() or len(files) == 1:
+    if (folder / "metadata.yaml").is_file() or (files and _one_recording(folder, files)):
         return [folder]
-    stems = {re.sub(r"_\d+$", "", bag_name(file)) for file in files}
-    return files if len(stems) > 1 else [folder] if files else []
+    return files
+
+
+def _one_recording(folder: Path, files: list[Path]) -> bool:
+    """Whether files without metadata.yaml are what a recorder has split one bag into. It names them after
+    their folder; where that was renamed they are numbered from 0 on, and each begins when the last ended."""
+    names = [bag_name(file) for file in files]
+    stems = {re.sub(r"_\d+$", "", name) for name in names}
+    if len(stems) > 1:
+        return False
+    [stem] = stems
+    if stem == folder.absolute().name:
+        return True
+    if names != [f"{stem}_{number}" for number in range(len(files))]:
+        return False
+    if isinstance(folder, storage.RemotePath):  # its files would be fetched for it: the names must do
+        return True
+    spans = [span for span in map(span_ns, files) if span is not None]
+    return all(abs(later[0] - earlier[1]) <= _SPLIT_NS for earlier, later in pairwise(spans))
 
 
 def _contract(about: Mapping[str, str], cell: Cell | None) -> tuple[Station, Streams, Task | None]:

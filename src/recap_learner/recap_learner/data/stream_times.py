@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from recap_learner.data.bag_images import episode_bag
 from recap_learner.data.episodes import Episode
-from recap_station.bags import BagReader
+from recap_station.cdr_scan import CdrError, Cursor
 from recap_station.streams import FLOAT_ARRAY_TYPE, ROLES, Streams, default_streams
 
 
@@ -32,9 +32,11 @@ def declared_streams(episode: Episode) -> Streams:
 def read_stamps(episode: Episode, bag: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """topic → (M, 2) int64 ns of stamp and receive time; camera → (M,) int64 checksums of its images.
 
-    The stamp is that of receipt where the stream is placed by it, or has no other.
+    The stamp is that of receipt where the stream is placed by it, or has no other. Messages too short to have
+    the stamp that their type has are passed over. Raises ConversionError where the bag has other files than
+    when it was converted.
     """
-    reader = BagReader(bag)
+    reader = episode_bag(bag, episode.info.files)
     declared = declared_streams(episode)
     commands = (stream for role in ROLES for stream in getattr(declared, role))
     wanted = [
@@ -47,9 +49,10 @@ def read_stamps(episode: Episode, bag: Path) -> tuple[dict[str, np.ndarray], dic
     for topic, received, data, _ in reader.scan(list(times)):
         stamp = 0
         if topic in stamped:
-            order = "<" if data[1] & 1 else ">"
-            seconds, nanoseconds = struct.unpack_from(order + "iI", data, 4)  # header.stamp comes first
-            stamp = seconds * 1_000_000_000 + nanoseconds
+            try:
+                stamp = Cursor(data).time_ns()  # header.stamp comes first
+            except CdrError:  # conversion leaves it out, and has said so
+                continue
         times[topic].append((stamp or received, received))
         if topic in camera_of:
             sums[camera_of[topic]].append(zlib.crc32(data[24:]))  # past the stamp

@@ -13,6 +13,8 @@ tick, so that `lerobot_import` gives the episodes back:
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recap_learner.data.episodes import Episode, read_images
+from recap_learner.data.episodes import ConversionError, Episode, read_images
 from recap_learner.data.store import Store
+from recap_learner.exchange.labels import labels_tag
 from recap_learner.exchange.video import ExchangeError, VideoWriter
 from recap_station.files import replace_file, write_json
 
@@ -47,14 +50,28 @@ def export_lerobot(
 ) -> int:
     """Write every episode of a store to the new folder `out` → how many.
 
-    tag: labels to write; "": the newest. Raises ExchangeError, FileExistsError, FileNotFoundError.
+    tag: labels to write; "": the newest. What fails leaves no `out`. Raises ExchangeError, FileExistsError,
+    FileNotFoundError.
     """
+    out = out.resolve()
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: wanted a new folder, found one that is not empty")
+    tag = labels_tag(store, tag)
+    half = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        count = _write(store, half, tag, codec, progress)
+        half.rename(out)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return count
+
+
+def _write(
+    store: Store, out: Path, tag: str, codec: str, progress: Callable[[float, str], None] | None
+) -> int:
     entries, problems = store.index()
     if problems or not entries:
         raise ExchangeError(problems[0] if problems else f"{store.folder}: holds no episode")
-    tag = tag or next(reversed(store.tags()), "")
     tasks: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []
@@ -208,35 +225,43 @@ def _write_videos(
 ) -> tuple[dict[str, tuple[int, int]], dict[str, Any]]:
     """camera → (height, width); video key → statistics in 0..1, of a few of its images."""
     sizes, stats = {}, {}
-    for camera, index in episode.image.items():
+    for camera in episode.image:
         path = out / VIDEO.format(
             video_key=video_key(camera), chunk_index=number // IN_CHUNK, file_index=number % IN_CHUNK
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        images = read_images(episode.info.bag_in(folder), camera, index[index >= 0], episode.info.streams)
-        image = next(images, None)
-        if image is None:  # a camera that was absent: black, of the size that its contract says
-            camera_of = episode.info.station.camera(camera)
-            image = np.zeros((camera_of.height, camera_of.width, 3), np.uint8)
-        sizes[camera] = image.shape[:2]
-        writer = VideoWriter(path, fps, image.shape[:2], codec)
-        shown, seen = int(index[np.argmax(index >= 0)]), []
-        for tick, wanted in enumerate(index):
-            if wanted < 0:
-                writer.write(np.zeros_like(image))
-                continue
-            if wanted != shown:
-                image, shown = next(images), int(wanted)
-            if tick % fps == 0:
-                seen.append(image)
-            writer.write(image)
-        writer.close()
-        pixels = np.array(seen or [image]).reshape(-1, 3) / 255
-        found = {
-            name: values.reshape(3, 1, 1) for name, values in _statistics(pixels).items() if name != "count"
-        }
-        stats[video_key(camera)] = {**found, "count": np.array([len(seen) or 1])}
+        try:
+            sizes[camera], stats[video_key(camera)] = _write_video(episode, folder, path, camera, fps, codec)
+        except (ConversionError, ExchangeError) as error:
+            raise ExchangeError(f"{episode.info.id}, {camera}: {error}") from error
     return sizes, stats
+
+
+def _write_video(
+    episode: Episode, folder: Path, path: Path, camera: str, fps: int, codec: str
+) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+    info, index = episode.info, episode.image[camera]
+    images = read_images(info.bag_in(folder), camera, index[index >= 0], info.streams, info.files)
+    image = next(images, None)
+    if image is None:  # a camera that was absent: black, of the size that its contract says
+        camera_of = info.station.camera(camera)
+        image = np.zeros((camera_of.height, camera_of.width, 3), np.uint8)
+    size = (image.shape[0], image.shape[1])
+    writer = VideoWriter(path, fps, size, codec)
+    shown, seen = int(index[np.argmax(index >= 0)]), []
+    for tick, wanted in enumerate(index):
+        if wanted < 0:
+            writer.write(np.zeros_like(image))
+            continue
+        if wanted != shown:
+            image, shown = next(images), int(wanted)
+        if tick % fps == 0:
+            seen.append(image)
+        writer.write(image)
+    writer.close()
+    pixels = np.array(seen or [image]).reshape(-1, 3) / 255
+    found = {name: values.reshape(3, 1, 1) for name, values in _statistics(pixels).items() if name != "count"}
+    return size, {**found, "count": np.array([len(seen) or 1])}
 
 
 def _statistics(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from recap_learner.data.image_index import PictureReader, locate_images
 from recap_learner.data.store import Store
+from recap_learner.exchange.labels import labels_tag
 from recap_learner.exchange.video import ExchangeError
 from recap_station.files import replace_file
 
@@ -33,7 +34,7 @@ def export_rerun(
             "recordings need rerun-sdk: .venv/bin/pip install --no-deps -r requirements-exchange.txt"
         ) from error
     names = list(episodes) or [entry.id for entry in store.index()[0]]
-    tag = tag or next(reversed(store.tags()), "")
+    tag = labels_tag(store, tag)
     files = []
     for number, name in enumerate(names):
         file = out / f"{name}.rrd"

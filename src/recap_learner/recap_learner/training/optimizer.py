@@ -61,6 +61,6 @@ class Optimizer:
         return dict(found)
 
 
-def _matrices(model: nn.Module) -> list[nn.Parameter]:
+def _matrices(model: nn.Module) -> list[Tensor]:
     layers = (m for m in model.modules() if isinstance(m, nn.Linear))
     return [m.weight for m in layers if m.weight.requires_grad and min(m.weight.shape) >= _NARROW]

@@ -61,6 +61,7 @@ def _run(node_class: type[Runnable], argv: Sequence[str] | None) -> int:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, on_signal)  # the terminal was closed, the connection to it was lost
     node: Any = None
+    executor: Any = None
     code = 0
     try:
         end_with_starter()

@@ -251,7 +251,8 @@ class Run:
         index = episode.image[episode.info.station.camera_names[0]][ticks].clip(min=0)
         unique, back = np.unique(index, return_inverse=True)
         camera = episode.info.station.camera_names[0]
-        images = list(read_images(self.bag(episode), camera, unique, episode.info.streams))
+        about = episode.info
+        images = list(read_images(self.bag(episode), camera, unique, about.streams, about.files))
         return [images[i] for i in back]
 
     def live_value(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:

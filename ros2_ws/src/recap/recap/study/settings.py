@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from recap.sim_cell import SimCell
 from recap_learner.improve import Improvement
-from recap_learner.training.policy_training import FINETUNING, PolicyTraining
+from recap_learner.training.policy_training import PolicyTraining
 from recap_learner.training.training import Schedule
 from recap_learner.training.vision_training import VisionTraining
 from recap_learner.value.labels import LabelRule
@@ -95,15 +95,17 @@ def study_settings(observation: str) -> StudySettings:
         ),
     )
     policy = PolicyTraining(
-        config="tiny-state", schedule=Schedule(2500, batch=64, learning_rate=2e-3, save_every_s=10.0), draws=1
+        config="tiny-state",
+        schedule=Schedule(2500, batch=64, learning_rate=1e-2, save_every_s=10.0, optimizer="muon"),
+        draws=1,
     )
+    # Four of five samples are what the policy will be asked for: it has as many of them then as a policy
+    # that clones the best alone.
     finetuning = replace(
-        policy,
-        schedule=Schedule(3000, batch=64, learning_rate=7e-4, save_every_s=10.0),
-        draws=2,
-        positive_share=FINETUNING.positive_share,
-    )
-    rule = replace(Improvement().rule, positive_fraction=0.15)
+        policy, schedule=replace(policy.schedule, steps=2000, learning_rate=5e-3), draws=2,
+        positive_share=0.9, indicator_dropout=0.1,
+    )  # fmt: skip
+    rule = replace(Improvement().rule, positive_fraction=0.15, lookahead=150, speed="given_success")
     return StudySettings(
         "state",
         vision=VisionTraining(config="tiny-state"),
