@@ -205,7 +205,7 @@ def _label_task(
     def ahead(lookahead: int | None, bound: np.ndarray, given_success: bool = False) -> np.ndarray:
         value, end = ticks.value, success
         if given_success:
-            value, end = _given_success(ticks, norm), np.ones_like(success)
+            value, end = value_given_success(ticks, norm), np.ones_like(success)
         return advantages(value, starts, end, lookahead, norms, bound, rule.end)
 
     whole, given_success = ahead(None, at_point), rule.speed == "given_success"
@@ -241,7 +241,7 @@ def _label_task(
     return Threshold(threshold, whole_threshold), found
 
 
-def _given_success(ticks: Ticks, norm: Normalizer) -> np.ndarray:
+def value_given_success(ticks: Ticks, norm: Normalizer) -> np.ndarray:
     """E[R | success, o] of every tick of one task → (N,) float32: the part of the value's distribution that
     lies at returns of successes, for itself."""
     if ticks.failed is None:
