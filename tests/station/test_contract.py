@@ -90,3 +90,29 @@ def test_a_velocity_limit_that_is_none_is_refused(tmp_path: Path, velocity: str)
     (tmp_path / "bent.yaml").write_text(YAML.format(velocity))
     with pytest.raises(ContractError, match=r"max_velocity of a_j is .*, wanted more than 0"):
         load_station(tmp_path / "bent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("control_rate_hz: -50", "control_rate_hz is -50, wanted 1 .. 1000"),
+        ("control_rate_hz: .nan", "control_rate_hz is nan, wanted 1 .. 1000"),
+        ("control_rate_hz: 1e7", "control_rate_hz is"),
+        ("control_rate_hz: fast", "not a station: could not convert string to float: 'fast'"),
+    ],
+)
+def test_a_rate_that_is_none_is_refused_with_its_file(tmp_path: Path, line: str, told: str):
+    text = YAML.format("2.5")
+    found = next(one for one in text.splitlines() if one.startswith("control_rate_hz"))
+    (tmp_path / "bent.yaml").write_text(text.replace(found, line))
+    with pytest.raises(ContractError, match=f"bent.yaml: {told}"):
+        load_station(tmp_path / "bent.yaml")
+
+
+def test_text_for_a_number_and_what_is_no_text_are_refused_with_their_file(tmp_path: Path):
+    (tmp_path / "bent.yaml").write_text(YAML.format("quick, max_acceleration: 1"))
+    with pytest.raises(ContractError, match=r"bent.yaml: max_velocity of a_j is 'quick', wanted a number"):
+        load_station(tmp_path / "bent.yaml")
+    (tmp_path / "bent.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(ContractError, match=r"bent.yaml: not YAML"):
+        load_station(tmp_path / "bent.yaml")

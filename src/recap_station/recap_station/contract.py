@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+_MOST_HZ = 1000.0  # of the control rate
 FULL_SPEED_S = 0.1
 
 
@@ -200,9 +201,16 @@ def load_station(name_or_path: str | Path) -> Station:
                 joints.append(Joint.from_dict({"lower": 0.0, "upper": 1.0, "is_gripper": True, **gripper}))
         cameras = tuple(Camera(**camera) for camera in data["cameras"])
         station = Station(data["name"], tuple(joints), cameras, float(data["control_rate_hz"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ContractError(f"{source}: not a station: {error}") from error
+    if not 1 <= station.control_rate_hz <= _MOST_HZ:
+        raise ContractError(
+            f"{source}: control_rate_hz is {station.control_rate_hz:g}, wanted 1 .. {_MOST_HZ:g}"
+        )
     for joint in station.joints:
+        for name in ("lower", "upper", "home", "max_velocity", "max_acceleration"):
+            if not isinstance(value := getattr(joint, name), (int, float)):
+                raise ContractError(f"{source}: {name} of {joint.name} is {value!r}, wanted a number")
         if not joint.lower <= joint.home <= joint.upper:
             raise ContractError(
                 f"{source}: home of {joint.name} is {joint.home}, outside {joint.lower} .. {joint.upper}"
@@ -220,7 +228,7 @@ def load_task(name_or_path: str | Path) -> Task:
     data, source = read_config("tasks", name_or_path)
     try:
         task = Task.from_dict(data)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ContractError(f"{source}: not a task: {error}") from error
     if task.judge not in ("simulator", "person"):
         raise ContractError(f"{source}: judge is {task.judge!r}, wanted 'simulator' or 'person'")
@@ -249,7 +257,7 @@ def read_config(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], Pa
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise ContractError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # or no text at all
         raise ContractError(f"{path}: not YAML: {error}".replace("\n", " ")) from error
     if not isinstance(data, dict):
         raise ContractError(f"{path}: wanted a mapping, found {type(data).__name__}")

@@ -56,6 +56,8 @@ class Stream:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Stream:
         """As it stands in YAML, or as to_dict made it. Raises ContractError."""
+        if not isinstance(data, Mapping):
+            raise ContractError(f"stream {data!r}: wanted a mapping with its topic")
         unknown = set(data) - {"topic", "type", "align", "tolerance_s", "time", "joints"}
         if unknown or not isinstance(data.get("topic"), str):
             wrong = f"unknown key {min(unknown)!r}" if unknown else "it names no topic"
