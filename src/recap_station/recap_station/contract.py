@@ -44,6 +44,9 @@ class Joint:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Joint:
+        for name in ("lower", "upper", "max_velocity", "max_acceleration", "home"):
+            if not isinstance(value := data.get(name, 0.0), (int, float)):
+                raise ContractError(f"{name} of {data.get('name')} is {value!r}, wanted a number")
         return Joint(**{"max_acceleration": data["max_velocity"] / FULL_SPEED_S, **data})
 
 
@@ -208,9 +211,6 @@ def load_station(name_or_path: str | Path) -> Station:
             f"{source}: control_rate_hz is {station.control_rate_hz:g}, wanted 1 .. {_MOST_HZ:g}"
         )
     for joint in station.joints:
-        for name in ("lower", "upper", "home", "max_velocity", "max_acceleration"):
-            if not isinstance(value := getattr(joint, name), (int, float)):
-                raise ContractError(f"{source}: {name} of {joint.name} is {value!r}, wanted a number")
         if not joint.lower <= joint.home <= joint.upper:
             raise ContractError(
                 f"{source}: home of {joint.name} is {joint.home}, outside {joint.lower} .. {joint.upper}"
