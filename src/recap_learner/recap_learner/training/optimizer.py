@@ -14,8 +14,8 @@ class Optimizer:
 
     "muon" (Jordan et al. 2024; arXiv 2502.16982): the step of a linear layer's matrix is its momentum with
     all singular values made alike, scaled to the size of an AdamW step, so that one learning rate serves
-    both. Embeddings, norms, biases and narrow matrices have AdamW. In the small it needs half the steps or
-    fewer (docs/learning.md, The optimiser). Raises ValueError on another name.
+    both. Embeddings, norms, biases and narrow matrices have AdamW. It fits better in as many steps
+    (docs/learning.md, The optimiser). Raises ValueError on another name.
     """
 
     def __init__(self, model: nn.Module, name: str, rate: float, weight_decay: float) -> None:

@@ -95,14 +95,12 @@ def study_settings(observation: str) -> StudySettings:
         ),
     )
     policy = PolicyTraining(
-        config="tiny-state",
-        schedule=Schedule(2500, batch=64, learning_rate=1e-2, save_every_s=10.0, optimizer="muon"),
-        draws=1,
+        config="tiny-state", schedule=Schedule(2500, batch=64, learning_rate=2e-3, save_every_s=10.0), draws=1
     )
     # Four of five samples are what the policy will be asked for: it has as many of them then as a policy
     # that clones the best alone.
     finetuning = replace(
-        policy, schedule=replace(policy.schedule, steps=2000, learning_rate=5e-3), draws=2,
+        policy, schedule=replace(policy.schedule, steps=3000, learning_rate=7e-4), draws=2,
         positive_share=0.9, indicator_dropout=0.1,
     )  # fmt: skip
     rule = replace(Improvement().rule, positive_fraction=0.15, lookahead=150, speed="given_success")
