@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 sys.path.append(str(Path(__file__).parent))
-from test_any_bag import Row, at, cell, picture, state, whole, write
+from foreign_bags import Row, at, cell, picture, state, whole, write
 
 from recap.cli import main
 from recap_learner.data import reading

@@ -97,8 +97,8 @@ def study_settings(observation: str) -> StudySettings:
     policy = PolicyTraining(
         config="tiny-state", schedule=Schedule(2500, batch=64, learning_rate=2e-3, save_every_s=10.0), draws=1
     )
-    # Four of five samples are what the policy will be asked for: it has as many of them then as a policy
-    # that clones the best alone.
+    # Four of five samples are what the policy will be asked for: nearly as many as a policy has that clones
+    # the best alone.
     finetuning = replace(
         policy, schedule=replace(policy.schedule, steps=3000, learning_rate=7e-4), draws=2,
         positive_share=0.9, indicator_dropout=0.1,
